@@ -1,0 +1,25 @@
+"""emobench: an honest, fast comparison of models for speech emotion recognition.
+
+>>> import emobench
+>>> emobench.run("configs/all.yaml").leaderboard      # doctest: +SKIP
+>>> emobench.predict("clip.wav").emotion              # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {"run": "emobench.runner", "predict": "emobench.inference"}
+
+__all__ = ["predict", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public function when it is first used, so that `import emobench` costs nothing."""
+    if name in _PUBLIC:
+        import importlib
+
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'emobench' has no attribute {name!r}")

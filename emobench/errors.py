@@ -1,0 +1,134 @@
+"""Exceptions of emobench, and the one lookup that every registry uses.
+
+Each exception carries the exit code that the command line ends with. A message says what must hold, what was
+given and what to do; a person at a terminal sees that message and no traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+
+class EmobenchError(Exception):
+    """Root of every error that emobench raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(EmobenchError, ValueError):
+    """A config, an option or an argument cannot be used as it is."""
+
+    exit_code = 2
+
+
+class UnknownNameError(ConfigError, KeyError):
+    """A name is in no registry."""
+
+    __str__ = Exception.__str__  # KeyError would show the message's repr
+
+
+class SplitError(ConfigError):
+    """A protocol cannot split this corpus."""
+
+
+class LeakageError(SplitError):
+    """A test recording, its speaker or its audio is in the training part too."""
+
+
+class BundleError(ConfigError):
+    """A saved model cannot be trusted, read, or used for what was asked."""
+
+
+class DataError(EmobenchError, ValueError):
+    """Recordings, labels or a corpus folder are not as they must be."""
+
+    exit_code = 3
+
+
+class AudioError(DataError):
+    """One recording cannot be used. `path` and `reason` stay apart for tables."""
+
+    def __init__(self, path: object, reason: str):
+        super().__init__(path, reason)
+        self.path = str(path)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class CorpusError(DataError):
+    """A corpus is missing, incomplete, or contradicts itself."""
+
+
+class StorageError(EmobenchError, OSError):
+    """The machine does not let emobench read or write where it must."""
+
+    exit_code = 5
+    __str__ = Exception.__str__
+
+
+class HeldError(StorageError):
+    """Another process holds what this one needs."""
+
+
+MAX_LISTED = 20
+
+
+def listing(problems: list[str], *, limit: int = MAX_LISTED) -> str:
+    """Join problems one a line, the first `limit` of them, with a count of the rest."""
+    lines = [f"  {problem}" for problem in problems[:limit]]
+    if len(problems) > limit:
+        lines.append(f"  … and {len(problems) - limit} more")
+    return "\n".join(lines)
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """Return ` Did you mean 'x'?`, or nothing where no known name is near."""
+    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def lookup(kind: str, table: Mapping[str, Any], name: str) -> Any:
+    """Return the row called `name` from a registry, or from a plug-in that offers it.
+
+    Parameters
+    ----------
+    kind : str
+        What a row is, in the singular: ``"model"``. Plug-ins are entry points of the group
+        ``emobench.<kind>s`` that load to a row of the same type.
+    table : mapping of str to row
+        The registry.
+    name : str
+        Row asked for.
+
+    Raises
+    ------
+    UnknownNameError
+        With the nearest known name and all of them.
+    """
+    if name in table:
+        return table[name]
+    from importlib.metadata import entry_points
+
+    plugins = {point.name: point for point in entry_points(group=f"emobench.{plural(kind)}")}
+    if name in plugins:
+        return plugins[name].load()
+    known = sorted({*table, *plugins})
+    raise UnknownNameError(
+        f"Unknown {kind} {name!r}.{did_you_mean(name, known)} Known {plural(kind)}: {', '.join(known)}."
+    )
+
+
+def plural(kind: str) -> str:
+    """Return the plural of a registry's kind: model → models, corpus → corpora."""
+    return {"corpus": "corpora", "feature set": "features"}.get(kind, f"{kind}s")
+
+
+def resolve(target: str) -> Any:
+    """Import what a registry row names as ``"module:attribute"``."""
+    module, _, attribute = target.partition(":")
+    return getattr(importlib.import_module(module), attribute)
