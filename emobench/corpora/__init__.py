@@ -1,0 +1,147 @@
+"""Corpora: which recordings there are, who speaks in them, and with which emotion.
+
+A corpus is one row of `CORPORA`. Its scanner reads a folder into `Utterance` objects and reports every file it cannot
+accept at once; it opens no audio, labels come from file names or from a CSV.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from emobench.errors import lookup
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One recording of a corpus.
+
+    Attributes
+    ----------
+    path : str
+        Relative to the corpus folder, with forward slashes.
+    corpus, speaker, emotion : str
+        `speaker` is unique within the corpus.
+    sex : str
+        ``"female"``, ``"male"`` or empty where unknown.
+    statement, intensity, repetition : str
+        Empty where the corpus does not say.
+    """
+
+    path: str
+    corpus: str
+    speaker: str
+    emotion: str
+    sex: str = ""
+    statement: str = ""
+    intensity: str = ""
+    repetition: str = ""
+
+    @property
+    def id(self) -> str:
+        """Utterance id: the corpus and the relative path."""
+        return f"{self.corpus}/{self.path}"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a folder holds: accepted recordings, and what was passed over and why.
+
+    Attributes
+    ----------
+    utterances : tuple of Utterance
+        Sorted by path; every emotion of the corpus, before a config picks some.
+    ignored : tuple of str
+        Junk such as ``.DS_Store``, relative paths.
+    left_out : mapping of str to int
+        Reason → number of well-formed recordings that the options do not ask for.
+    missing : tuple of str
+        Recordings that a complete copy has and this folder has not.
+    """
+
+    utterances: tuple[Utterance, ...]
+    ignored: tuple[str, ...] = ()
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A downloadable archive of a corpus: address, size in bytes and hash (``md5:…`` or ``sha256:…``)."""
+
+    file: str
+    url: str
+    n_bytes: int
+    known_hash: str
+
+
+@dataclass(frozen=True)
+class CorpusSpec:
+    """A row of `CORPORA`.
+
+    Attributes
+    ----------
+    scan : str
+        ``"module:function"`` called as ``scan(root, **options) -> Scan``.
+    emotions : tuple of str
+        Every label the corpus knows; empty where its files say (``manifest``).
+    n_utterances, n_speakers : int or None
+        Of a complete copy.
+    archives : tuple of Archive
+        What ``emobench data fetch`` downloads; empty where that is not possible.
+    """
+
+    name: str
+    title: str
+    scan: str
+    emotions: tuple[str, ...] = ()
+    n_utterances: int | None = None
+    n_speakers: int | None = None
+    archives: tuple[Archive, ...] = ()
+    licence: str = ""
+    citation: str = ""
+
+
+CORPORA: dict[str, CorpusSpec] = {
+    row.name: row
+    for row in (
+        CorpusSpec(
+            name="ravdess",
+            title="RAVDESS, speech part: 24 actors, 8 emotions, 2 statements, English",
+            scan="emobench.corpora.ravdess:scan",
+            emotions=("angry", "calm", "disgust", "fearful", "happy", "neutral", "sad", "surprised"),
+            n_utterances=1440,
+            n_speakers=24,
+            archives=(
+                Archive(
+                    file="Audio_Speech_Actors_01-24.zip",
+                    url="https://zenodo.org/records/1188976/files/Audio_Speech_Actors_01-24.zip",
+                    n_bytes=208_468_073,
+                    known_hash="md5:bc696df654c87fed845eb13823edef8a",
+                ),
+            ),
+            licence="CC BY-NC-SA 4.0",
+            citation="Livingstone & Russo (2018), PLoS ONE 13(5): e0196391, doi:10.1371/journal.pone.0196391",
+        ),
+        CorpusSpec(
+            name="synthetic",
+            title="Synthesised speech of RAVDESS's design: 24 speakers, 5 emotions; made on this machine",
+            scan="emobench.corpora.synthetic:scan",
+            emotions=("angry", "calm", "fearful", "happy", "sad"),
+            n_utterances=960,
+            n_speakers=24,
+            licence="CC0 1.0",
+            citation="emobench; acoustic correlates after Banse & Scherer (1996) and Juslin & Laukka (2003)",
+        ),
+        CorpusSpec(
+            name="manifest",
+            title="Any corpus: a CSV with path, speaker, emotion and optional columns",
+            scan="emobench.corpora.manifest:scan",
+        ),
+    )
+}
+
+
+def get_corpus(name: str) -> CorpusSpec:
+    """Return the row of `CORPORA` called `name`, or raise `UnknownNameError`."""
+    return lookup("corpus", CORPORA, name)

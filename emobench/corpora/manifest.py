@@ -1,0 +1,200 @@
+"""A corpus of one's own: a CSV that names each recording, its speaker and its emotion."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+
+from emobench.corpora import Scan, Utterance
+from emobench.errors import CorpusError, StorageError, did_you_mean, listing
+
+REQUIRED = ("path", "speaker", "emotion")
+OPTIONAL = ("sex", "statement", "intensity", "repetition")
+NOT_AVAILABLE = {"", "-", "#n/a", "<na>", "n/a", "na", "nan", "none", "null"}
+SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the CSV and the line it starts on."""
+
+    line: int
+    cells: dict[str, str]
+
+
+def scan(root: Path | None = None, *, path: Path, name: str = "manifest") -> Scan:
+    """Read a manifest and check that every recording it names is there, once, and below `root`.
+
+    Parameters
+    ----------
+    root : Path, optional
+        Folder that the paths in the CSV are relative to; by default the CSV's own.
+    path : Path
+        CSV in UTF-8, separated by commas. Its header names ``path, speaker, emotion`` and, if known, ``sex, statement,
+        intensity, repetition``; other columns are passed over. A required cell spelled like a missing value is an
+        error, so that a speaker called ``NA`` cannot become nobody; an optional one is empty.
+    name : str
+        Name of the corpus in the utterances.
+
+    Raises
+    ------
+    CorpusError
+        With every row that cannot be used, by line.
+    """
+    path = Path(path)
+    root = path.parent if root is None else Path(root)
+    if not os.path.isdir(root):
+        raise CorpusError(
+            f"The root of a manifest must be a folder. {os.path.abspath(root)} is none. Correct the root."
+        )
+    rows, problems = read_rows(read_text(path), source=os.path.abspath(path))
+    utterances = []
+    lines: dict[str, int] = {}  # by the file that a path leads to
+    sexes: dict[str, tuple[str, int]] = {}  # by speaker
+    for row in rows:
+        faults = faults_in(row, root)
+        if not faults:
+            utterance = describe(row, name)
+            first = lines.setdefault(os.path.realpath(root / utterance.path), row.line)
+            sex, line = sexes.setdefault(utterance.speaker, (utterance.sex, row.line))
+            if first != row.line:
+                faults.append(f"path {utterance.path!r} is the same file as on line {first}")
+            if sex != utterance.sex:
+                faults.append(f"speaker {utterance.speaker!r} has sex {utterance.sex!r}, but {sex!r} on line {line}")
+            utterances.append(utterance)
+        problems += [(row.line, fault) for fault in faults]
+    if problems:
+        by_line = [f"line {line}: {fault}" for line, fault in sorted(problems)]
+        raise CorpusError(
+            f"Each row of a manifest must name one file below {os.path.abspath(root)}, its speaker and its emotion. "
+            f"{os.path.abspath(path)} has {len(problems)} fault{'s' * (len(problems) != 1)}:\n"
+            f"{listing(by_line)}\nCorrect the CSV."
+        )
+    if not utterances:
+        raise CorpusError(f"A manifest must name recordings. {os.path.abspath(path)} has a header only. Add rows.")
+    return Scan(utterances=tuple(sorted(utterances, key=lambda utterance: utterance.path)))
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a CSV in UTF-8, with or without a byte order mark."""
+    place = os.path.abspath(path)
+    if not os.path.isfile(path):
+        raise CorpusError(f"A manifest must be a CSV file. {place} is none. Correct `path`.")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise StorageError(
+            f"A manifest must be readable. {place}: {error.strerror}. Correct its permissions."
+        ) from error
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise CorpusError(
+            f"A manifest must be in UTF-8. {place} is not, on line {line}: {error.reason}. Save it as CSV UTF-8."
+        ) from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise CorpusError(f"A manifest must be text. {place} has a NUL byte on line {line}. Save it as CSV UTF-8.")
+    return text
+
+
+def read_rows(text: str, *, source: str) -> tuple[list[Row], list[tuple[int, str]]]:
+    """Return the rows that are as long as the header, and (line, fault) of those that are not."""
+    records = numbered(csv.reader(io.StringIO(text, newline=""), strict=True))
+    rows, faults = [], []
+    header: list[str] = []
+    try:
+        for line, cells in records:
+            if not header:
+                header = check_header([cell.strip() for cell in cells], source)
+            elif len(cells) == len(header):
+                rows.append(Row(line, dict(zip(header, cells, strict=True))))
+            else:
+                faults.append((line, f"{len(cells)} cells, but the header has {len(header)} columns"))
+    except csv.Error as error:
+        line = rows[-1].line if rows else 1
+        raise CorpusError(
+            f"A manifest must be a CSV whose quotes match. {source}, after line {line}: {error}. "
+            f"Put names with commas, quotes or line breaks into double quotes, and double those inside."
+        ) from error
+    if not header:
+        raise CorpusError(f"A manifest must begin with the columns {', '.join(REQUIRED)}. {source} is empty.")
+    return rows, faults
+
+
+def numbered(reader) -> Iterator[tuple[int, list[str]]]:
+    """Yield each record that is not blank with the line it starts on; a quoted cell may span lines."""
+    line = 1
+    for cells in reader:
+        if cells:
+            yield line, cells
+        line = reader.line_num + 1
+
+
+def check_header(header: list[str], source: str) -> list[str]:
+    """Return the header if it has the required columns, and no known column twice."""
+    absent = [column for column in REQUIRED if column not in header]
+    twice = [column for column in (*REQUIRED, *OPTIONAL) if header.count(column) > 1]
+    if not absent and not twice:
+        return header
+    separator = " Separate the columns by commas." if len(header) == 1 and {";", "\t", "|"} & set(header[0]) else ""
+    found = ", ".join(map(repr, header))
+    faults = [f"Column {column!r} is missing.{did_you_mean(column, header)}" for column in absent]
+    faults += [f"Column {column!r} is there twice." for column in twice]
+    raise CorpusError(
+        f"A manifest must have the columns {', '.join(REQUIRED)}, each once. {' '.join(faults)} The header of "
+        f"{source} is {found}.{separator or ' Rename the columns.'}"
+    )
+
+
+def faults_in(row: Row, root: Path) -> list[str]:
+    """Return what is wrong with a row by itself."""
+    faults = [f"{column} is {row.cells[column]!r}" for column in REQUIRED if is_missing(row.cells[column])]
+    sex = row.cells.get("sex", "")
+    if not is_missing(sex) and sex.strip().lower() not in SEXES:
+        faults.append(f"sex is {sex!r}, not female, male, f, m or empty")
+    if not is_missing(row.cells["path"]):
+        faults += [f"path {row.cells['path']!r} {fault}" for fault in path_faults(row.cells["path"], root)]
+    return faults
+
+
+def path_faults(path: str, root: Path) -> list[str]:
+    """Return why a path cannot be used: it leads out of `root` by itself or by a link, or to nothing."""
+    as_windows = PureWindowsPath(path)  # so that ..\\x and C:\\x are refused everywhere
+    if as_windows.anchor or ".." in as_windows.parts:
+        return ["must be relative to the root and without '..'"]
+    try:
+        os.stat(root / path)
+    except OSError as error:
+        slash = "; use forward slashes" if "\\" in path else ""
+        return [f"cannot be found: {error.strerror}{slash}"]
+    except UnicodeEncodeError:
+        return ["cannot be a file name on this machine"]
+    real = os.path.realpath(root / path)
+    if not Path(real).is_relative_to(os.path.realpath(root)):
+        return [f"is a link out of the root, to {real}"]
+    return []
+
+
+def is_missing(cell: str) -> bool:
+    """Whether a cell is empty, or spelled as the missing values of pandas, R and Excel."""
+    return cell.strip().lower() in NOT_AVAILABLE
+
+
+def describe(row: Row, corpus: str) -> Utterance:
+    """Return the utterance of a row without faults."""
+    cells = {column: clean(row.cells.get(column, "")) for column in (*REQUIRED, *OPTIONAL)}
+    cells["path"] = Path(row.cells["path"]).as_posix()  # a space may belong to a file's name; ./a.wav is a.wav
+    cells["sex"] = SEXES.get(cells["sex"].lower(), "")
+    return Utterance(corpus=corpus, **cells)
+
+
+def clean(cell: str) -> str:
+    """Return a label without surrounding spaces and in one Unicode spelling: 'é' must not become two speakers."""
+    return "" if is_missing(cell) else unicodedata.normalize("NFC", cell.strip())
