@@ -1,0 +1,173 @@
+"""Gradient-boosted trees, as a scikit-learn classifier that takes labels as they are.
+
+`xgboost.XGBClassifier` wants the classes 0 to k-1 without a gap, which an inner fold of a speaker split cannot
+promise. `XGBoostClassifier` encodes the labels of each fit, trains on one thread, and predicts with the booster
+itself, which spares a lone clip most of the wrapper's time. XGBoost is imported when first needed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from emobench.errors import BundleError, ConfigError
+
+
+class XGBoostClassifier(ClassifierMixin, BaseEstimator):
+    """Classify feature vectors with gradient-boosted trees (XGBoost's histogram method, one thread).
+
+    Parameters
+    ----------
+    n_estimators : int, default=300
+        Rounds of boosting; each adds one tree a class.
+    max_depth : int, default=4
+    learning_rate : float, default=0.3
+    subsample, colsample_bytree : float in (0, 1], default=1.0
+        Share of clips, of features, that each tree sees.
+    min_child_weight, reg_lambda : float, default=1.0
+    gamma : float, default=0.0
+    random_state : int, RandomState or None, default=None
+        The same integer and data give the same trees.
+
+    Attributes
+    ----------
+    classes_ : array of shape (n_classes,)
+        Labels of the training data, sorted; the order of the columns of `predict_proba`.
+    n_features_in_ : int
+    booster_ : xgboost.Booster
+
+    Raises
+    ------
+    ConfigError
+        From `fit`, if XGBoost refuses a parameter. It is a ValueError.
+    ValueError
+        From `fit`, if y holds fewer than two classes.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_estimators=300,
+        max_depth=4,
+        learning_rate=0.3,
+        subsample=1.0,
+        colsample_bytree=1.0,
+        min_child_weight=1.0,
+        reg_lambda=1.0,
+        gamma=0.0,
+        random_state=None,
+    ):
+        self.n_estimators = n_estimators
+        self.max_depth = max_depth
+        self.learning_rate = learning_rate
+        self.subsample = subsample
+        self.colsample_bytree = colsample_bytree
+        self.min_child_weight = min_child_weight
+        self.reg_lambda = reg_lambda
+        self.gamma = gamma
+        self.random_state = random_state
+
+    def fit(self, X, y):
+        """Grow the trees.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_clips, n_features)
+        y : array-like of shape (n_clips,)
+            Labels of any type, strings included.
+        """
+        from xgboost import XGBClassifier
+        from xgboost.core import XGBoostError
+
+        X, y = validate_data(self, X, y, dtype=np.float32)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(
+                "y must hold at least two classes for XGBoostClassifier. Got only one class, "
+                f"{self.classes_.tolist()[0]!r}. Add recordings of another class or use fewer folds."
+            )
+        params = self.get_params(deep=False)
+        seed = check_random_state(params.pop("random_state")).randint(2**31 - 1)
+        model = XGBClassifier(**params, random_state=seed, tree_method="hist", n_jobs=1)
+        try:
+            self.booster_ = model.fit(X, codes).get_booster()
+        except XGBoostError as error:
+            reason = str(error).splitlines()[0]  # the rest is a trace of C++
+            raise ConfigError(
+                f"The parameters of XGBoostClassifier must be such that XGBoost can train. Got {params!r}. It says: "
+                f"{reason} Correct the parameter."
+            ) from error
+        return self
+
+    def predict_proba(self, X):
+        """Return the probability of each class, of shape (n_clips, n_classes)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float32, reset=False)
+        probability = self.booster_.inplace_predict(X)
+        if probability.ndim == 1:  # two classes: XGBoost gives that of the second
+            probability = np.column_stack([1 - probability, probability])
+        return probability
+
+    def predict(self, X):
+        """Return the most probable label of each clip."""
+        codes = self.predict_proba(X).argmax(axis=1)
+        return self.classes_[codes]
+
+
+def booster_bytes(estimator: XGBoostClassifier) -> bytes:
+    """Return the trees of a fitted classifier as UBJSON, XGBoost's stable binary format."""
+    check_is_fitted(estimator)
+    return bytes(estimator.booster_.save_raw("ubj"))
+
+
+def restore(params: Mapping[str, Any], classes: np.ndarray, n_features: int, data: bytes) -> XGBoostClassifier:
+    """Rebuild a fitted classifier from what `get_params` and `booster_bytes` gave.
+
+    Compare the checksum of `data` first. XGBoost trusts its own files: some damage ends the process, and some passes.
+
+    Raises
+    ------
+    BundleError
+        If the trees cannot be read, or do not belong to these classes and features.
+    """
+    from xgboost import Booster
+    from xgboost.core import XGBoostError
+
+    try:
+        estimator = XGBoostClassifier(**params)
+    except TypeError as error:
+        raise BundleError(
+            f"The parameters of saved trees must be those of XGBoostClassifier. {error}. Export the model again."
+        ) from error
+    unreadable = f"Saved trees must be XGBoost's UBJSON. Got {len(data)} bytes that are not. Export the model again."
+    if not data.startswith(b"{"):
+        raise BundleError(unreadable)  # XGBoost aborts the process on no bytes at all
+    try:
+        booster = Booster({"nthread": 1}, model_file=bytearray(data))
+    except XGBoostError as error:
+        raise BundleError(unreadable) from error
+    classes = np.asarray(classes)
+    found = (booster.num_features(), n_classes_of(booster))
+    if classes.ndim != 1 or found != (n_features, len(classes)):
+        raise BundleError(
+            f"Saved trees must be for {n_features} features and the classes {classes.tolist()!r}. Got trees for "
+            f"{found[0]} features and {found[1]} classes. The files do not belong together: export the model again."
+        )
+    estimator.classes_ = classes
+    estimator.n_features_in_ = int(n_features)
+    estimator.booster_ = booster
+    return estimator
+
+
+def n_classes_of(booster) -> int:
+    """Return how many classes a booster tells apart; its configuration says 0 for two of them."""
+    model = json.loads(booster.save_config())["learner"]["learner_model_param"]
+    return max(2, int(model["num_class"]))

@@ -1,0 +1,261 @@
+"""What a run writes: the schemas of its tables, files that appear whole or not at all, and a record of the machine."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import platform
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emobench.errors import StorageError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+RUN_SCHEMA = 1
+
+SCORES = {
+    "run": "string",
+    "corpus": "string",
+    "features": "string",
+    "entry": "string",
+    "protocol": "string",
+    "waives": "string",
+    "repeat": "int64",
+    "fold": "int64",
+    "metric": "string",
+    "value": "float64",
+    "n_test": "int64",
+    "fit_s": "float64",
+    "predict_s": "float64",
+    "error": "string",
+}
+PREDICTIONS = {
+    "run": "string",
+    "corpus": "string",
+    "features": "string",
+    "entry": "string",
+    "protocol": "string",
+    "repeat": "int64",
+    "fold": "int64",
+    "utterance": "string",
+    "speaker": "string",
+    "sex": "string",
+    "statement": "string",
+    "intensity": "string",
+    "repetition": "string",
+    "y_true": "string",
+    "y_pred": "string",
+}
+FOLDS = {"corpus": "string", "protocol": "string", "utterance": "string", "repeat": "int64", "fold": "int64"}
+EXCLUDED = {"corpus": "string", "path": "string", "reason": "string"}
+
+LEADERBOARD = (
+    "corpus",
+    "features",
+    "protocol",
+    "rank",
+    "rank_group",
+    "entry",
+    "model",
+    "tuned",
+    "uar",
+    "uar_low",
+    "uar_high",
+    "war",
+    "macro_f1",
+    "worst_speaker_uar",
+    "seed_sd",
+    "fit_s",
+    "latency_p50_ms",
+    "n_failed",
+    "n_utterances",
+    "n_speakers",
+    "folds",
+    "feature_spec",
+    "feature_key",
+    "waives",
+    "n_excluded",
+)
+
+LIBRARIES = (
+    "emobench",
+    "joblib",
+    "librosa",
+    "numpy",
+    "pandas",
+    "pyarrow",
+    "scikit-learn",
+    "scipy",
+    "soundfile",
+    "soxr",
+    "tensorflow",
+    "tensorflow-cpu",
+    "keras",
+    "xgboost",
+    "xgboost-cpu",
+)
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+
+
+@contextlib.contextmanager
+def storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what the system says while `path` is written into a `StorageError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        advice = {
+            errno.ENOSPC: "The disk is full. Free some space",
+            errno.EDQUOT: "The disk quota is used up. Free some space",
+            errno.EROFS: "The file system is read-only. Choose another folder",
+            errno.EACCES: "Permission denied. Choose another folder or change its permissions",
+            errno.EPERM: "Permission denied. Choose another folder or change its permissions",
+            errno.EFBIG: "The file would be larger than the limit (ulimit -f). Raise the limit",
+        }.get(error.errno or 0, f"The system says: {error.strerror or error}. Mend it")
+        raise StorageError(
+            f"{path}: must be writable. {advice} and run the same command again; what is finished is kept."
+        ) from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that it appears whole or not at all, and stays after a power cut.
+
+    A temporary file in the same folder, fsync, rename, fsync of the folder.
+
+    Raises
+    ------
+    StorageError
+        If the system does not let it; nothing is left behind.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:30]}.", suffix=".part", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                if hasattr(os, "fchmod"):
+                    os.fchmod(file.fileno(), 0o644)
+                os.fsync(file.fileno())
+            os.replace(name, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(name)
+            raise
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    if os.name == "nt":  # a folder cannot be opened there
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON for people and machines: sorted where order means nothing, NaN refused."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_bytes(path, text.encode(errors="backslashreplace"))  # a file name need not be UTF-8
+
+
+def write_table(stem: Path, frame: pd.DataFrame, schema: Mapping[str, str]) -> None:
+    """Write a tidy table as ``<stem>.parquet`` and ``<stem>.csv``; columns beyond the schema are float64."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.Table.from_pandas(frame, schema=_arrow_schema(schema, frame.columns), preserve_index=False)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer)
+    write_bytes(stem.with_suffix(".parquet"), buffer.getvalue())
+    write_csv(stem.with_suffix(".csv"), frame)
+
+
+def write_csv(path: Path, frame: pd.DataFrame) -> None:
+    """Write a CSV whose text cannot start a formula in a spreadsheet (a leading apostrophe is added)."""
+    safe = frame.copy()
+    for column in safe.columns:
+        if safe[column].dtype.kind not in "ifb":
+            safe[column] = [_not_a_formula(value) for value in safe[column]]
+    write_bytes(path, safe.to_csv(index=False, lineterminator="\n").encode(errors="backslashreplace"))
+
+
+def read_table(stem: Path) -> pd.DataFrame:
+    """Read a table that `write_table` wrote."""
+    import pandas as pd
+
+    return pd.read_parquet(stem.with_suffix(".parquet"))
+
+
+def _not_a_formula(value: Any) -> Any:
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
+
+
+def _arrow_schema(schema: Mapping[str, str], columns: Sequence[str]) -> pa.Schema:
+    import pyarrow as pa
+
+    return pa.schema([(column, pa.type_for_alias(schema.get(column, "float64"))) for column in columns])
+
+
+def environment() -> dict[str, Any]:
+    """Return the machine and software of this run: versions, processor, git commit; nothing that changes by itself."""
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cpu": _cpu(),
+        "n_cores": os.cpu_count(),
+        "versions": versions(),
+        "git_commit": _git_commit(),
+    }
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the installed libraries that results depend on."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def _cpu() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git_commit() -> str:
+    """Return the commit of emobench's own sources, with ``+`` where they were changed; empty when installed."""
+    import subprocess
+
+    source = Path(__file__).resolve().parent
+    if not (source.parent / ".git").exists() or not shutil.which("git"):
+        return ""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "--no-optional-locks", "-C", str(source), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
+
+    try:
+        commit = git("rev-parse", "--verify", "--quiet", "HEAD")
+        return commit and commit + ("+" if git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.SubprocessError):
+        return ""
