@@ -1,6 +1,6 @@
 """Training and prediction of the CNN beside plain Keras, on one thread.
 
-    pytest benchmarks/bench_cnn_training.py --benchmark-only
+    pytest benchmarks/bench_cnn_training.py --benchmark-enable --benchmark-only
 
 The two rows of a group do the same work, so their ratio is what the NumPy arithmetic gains. `EMOBENCH_BENCH_EPOCHS`
 makes training shorter for both.

@@ -179,6 +179,24 @@ def load_bundle(folder: str | os.PathLike) -> Bundle:
         raise BundleError(f"{folder}: {error}") from error
 
 
+def verify_bundle(folder: str | os.PathLike) -> dict[str, Any]:
+    """Check every sum of a bundle without building its model; return what ``bundle.json`` says.
+
+    Raises
+    ------
+    BundleError
+        If a file is missing, damaged or unknown.
+    """
+    folder = Path(folder)
+    try:
+        files = _read(folder)
+        manifest = _parse_manifest(files[MANIFEST])
+        _check_files(manifest, _row(manifest.model), files)
+    except BundleError as error:
+        raise BundleError(f"{folder}: {error}") from error
+    return manifest.model_dump()
+
+
 # -- bundle.json -----------------------------------------------------------------------------------------------------
 
 

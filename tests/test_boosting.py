@@ -137,7 +137,7 @@ def test_xgboost_single_class_is_an_error_that_names_it(clips):
 def test_xgboost_refused_parameter_is_one_readable_error(clips, name, value):
     with pytest.raises(ConfigError, match=name) as caught:
         XGBoostClassifier(**{name: value}).fit(*clips)
-    assert "Stack trace" not in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_boosting_imports_xgboost_only_on_use():

@@ -25,7 +25,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
 from emobench import bundle as module
-from emobench.bundle import Bundle, VersionWarning, label_encoder, load_bundle, save_bundle
+from emobench.bundle import Bundle, VersionWarning, label_encoder, load_bundle, save_bundle, verify_bundle
 from emobench.errors import BundleError, StorageError
 from emobench.models import MODELS, ModelSpec, build, get_model
 
@@ -829,3 +829,14 @@ for name in ("svm", "mlp", "cnn"):
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines() == ["svm []", "mlp []", "cnn []"], done.stderr
+
+
+def test_verify_bundle_checks_sums_without_building_the_model(copy_of, monkeypatch):
+    monkeypatch.setattr(module, "_decode_estimator", lambda *args: pytest.fail("the model was built"))
+    folder = copy_of("svm")
+    assert verify_bundle(folder)["entry"] == "svm"
+    content = bytearray((folder / "model.skops").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "model.skops").write_bytes(content)
+    with pytest.raises(BundleError, match="model.skops"):
+        verify_bundle(folder)

@@ -100,10 +100,10 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
         try:
             self.booster_ = model.fit(X, codes).get_booster()
         except XGBoostError as error:
-            reason = str(error).splitlines()[0]  # the rest is a trace of C++
+            reason = str(error).splitlines()[0].rstrip(".")  # the rest explains the parameter, or traces C++
             raise ConfigError(
                 f"The parameters of XGBoostClassifier must be such that XGBoost can train. Got {params!r}. It says: "
-                f"{reason} Correct the parameter."
+                f"{reason}. Correct the parameter."
             ) from error
         return self
 
