@@ -1,0 +1,104 @@
+"""Feature sets: named, versioned functions from a mono signal to a vector of fixed length.
+
+`librosa` is the definition of every number. A row's `extract` takes a signal at the row's rate.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from emobench.errors import lookup, resolve
+
+# What a feature's value depends on besides its own parameters; part of every feature key.
+LIBRARIES = ("librosa", "numpy", "scipy", "soundfile", "soxr")
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """A row of `FEATURES`.
+
+    Attributes
+    ----------
+    extract : str
+        ``"module:function"`` called as ``extract(signal, sr=…, **params)``; returns float32 of shape (n_features,).
+    version : int
+        Raised when the same signal gives other numbers.
+    sr : int
+        Rate in Hz that recordings are resampled to.
+    min_samples : int
+        The shortest signal, at `sr`, that it can take.
+    """
+
+    name: str
+    title: str
+    extract: str
+    n_features: int
+    version: int = 1
+    sr: int = 22_050
+    min_samples: int = 1
+    params: Mapping[str, Any] = field(default_factory=dict)
+
+    def specification(self) -> dict[str, Any]:
+        """Return what identifies the numbers, without library versions: name, version, rate, parameters."""
+        return {"name": self.name, "version": self.version, "sr": self.sr, "params": dict(sorted(self.params.items()))}
+
+    def __call__(self, signal: np.ndarray) -> np.ndarray:
+        """Extract the vector of a mono float32 signal at `sr`."""
+        return resolve(self.extract)(signal, sr=self.sr, **self.params)
+
+
+FEATURES: dict[str, FeatureSpec] = {
+    row.name: row
+    for row in (
+        FeatureSpec(
+            name="mfcc40",
+            title="Mean over time of 40 MFCC (librosa's defaults, 22,050 Hz)",
+            extract="emobench.features.mfcc:mfcc_mean",
+            n_features=40,
+            params={"n_mfcc": 40},
+        ),
+    )
+}
+
+
+def get_features(name: str) -> FeatureSpec:
+    """Return the row of `FEATURES` called `name`, or raise `UnknownNameError`."""
+    return lookup("feature set", FEATURES, name)
+
+
+def feature_key(spec: FeatureSpec, *, mono: str = "mean") -> str:
+    """Return the store's key of a feature set: a hash of everything that its numbers depend on.
+
+    Other parameters, another extractor's version, another version of Python or of a library of the signal path is
+    another key, so nothing stale is ever found.
+    """
+    content = {
+        "spec": spec.specification(),
+        "n_features": spec.n_features,
+        "mono": mono,
+        "libraries": library_versions(),
+        "python": "{}.{}".format(*sys.version_info),
+    }
+    return f"{spec.name}-{digest(content)[:16]}"
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries between a file and its vector."""
+    from importlib.metadata import version
+
+    import soundfile
+
+    return {name: version(name) for name in LIBRARIES} | {"libsndfile": soundfile.__libsndfile_version__}
+
+
+def digest(content: Any) -> str:
+    """Return the SHA-256 of canonical JSON."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()

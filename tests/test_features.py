@@ -1,0 +1,240 @@
+"""librosa is the oracle of every number; the contract of a feature set is held by every row of `FEATURES`."""
+
+import dataclasses
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hypothesis
+import hypothesis.strategies as st
+import librosa
+import numpy as np
+import pytest
+import soundfile
+
+from emobench import features as module
+from emobench.audio import decode, read_audio, resample
+from emobench.errors import UnknownNameError, resolve
+from emobench.features import FEATURES, digest, feature_key, get_features, library_versions
+from emobench.features.mfcc import mfcc, mfcc_mean
+from emobench.store import vectorise
+
+SR = 22_050
+MFCC40 = FEATURES["mfcc40"]
+RAVDESS = Path(__file__).parents[2] / "shared" / "data" / "ravdess"
+
+pytestmark = pytest.mark.filterwarnings("ignore:n_fft=2048 is too large:UserWarning", "ignore::DeprecationWarning")
+
+
+def make_noise(n_samples=SR, *, seed=0, scale=0.1):
+    return np.random.default_rng(seed).normal(scale=scale, size=n_samples).astype(np.float32)
+
+
+def oracle(signal):
+    return librosa.feature.mfcc(y=signal, sr=SR, n_mfcc=40).mean(axis=1)
+
+
+def assert_equals_oracle(vector, signal):
+    expected = oracle(signal)
+    np.testing.assert_allclose(vector, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+TIME_S = np.arange(SR) / SR
+SIGNALS = {
+    "noise": make_noise(),
+    "faint noise": make_noise(scale=1e-5),
+    "loud noise": make_noise(scale=1e4),
+    "tone": np.sin(2 * np.pi * 440 * TIME_S).astype(np.float32),
+    "chirp": np.sin(2 * np.pi * 5000 * TIME_S**2).astype(np.float32),
+    "silence": np.zeros(SR, dtype=np.float32),
+    "constant": np.full(SR, 0.5, dtype=np.float32),
+    "clipped": np.clip(20 * make_noise(), -1, 1),
+    "click": np.eye(1, SR, 9000, dtype=np.float32)[0],
+    "silence, then noise": np.concatenate([np.zeros(SR, dtype=np.float32), make_noise()]),
+}
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_mfcc40_equals_librosa(name):
+    vector = MFCC40(SIGNALS[name])
+    assert vector.shape == (40,)
+    assert vector.dtype == np.float32
+    assert_equals_oracle(vector, SIGNALS[name])
+
+
+@pytest.mark.parametrize("n_samples", [1, 2, 511, 512, 513, 1023, 1024, 1025, 2047, 2048, 2049, 3000])
+def test_mfcc40_of_very_short_signal_equals_librosa(n_samples):
+    signal = make_noise(n_samples)
+    assert_equals_oracle(MFCC40(signal), signal)
+
+
+@hypothesis.given(st.integers(1, 30_000), st.floats(1e-6, 1e3), st.integers(0, 99))
+@hypothesis.settings(max_examples=30, deadline=None)
+def test_mfcc40_equals_librosa_at_any_length_and_level(n_samples, scale, seed):
+    signal = make_noise(n_samples, seed=seed, scale=scale)
+    assert_equals_oracle(MFCC40(signal), signal)
+
+
+@pytest.mark.parametrize("n_mfcc", [1, 13, 40, 128])
+def test_mfcc_equals_librosa_frame_by_frame(n_mfcc):
+    signal = make_noise(30_000)
+    expected = librosa.feature.mfcc(y=signal, sr=16_000, n_mfcc=n_mfcc)
+    coefficients = mfcc(signal, sr=16_000, n_mfcc=n_mfcc)
+    assert coefficients.dtype == np.float32
+    np.testing.assert_allclose(coefficients, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+
+
+def test_mfcc_of_long_signal_is_computed_in_blocks_and_equals_librosa(monkeypatch):
+    signal = make_noise(8 * SR)
+    whole = mfcc_mean(signal, sr=SR, n_mfcc=40)
+    monkeypatch.setattr("emobench.features.mfcc._FRAMES_AT_ONCE", 50)
+    np.testing.assert_allclose(mfcc_mean(signal, sr=SR, n_mfcc=40), whole, rtol=0, atol=1e-4)
+    assert_equals_oracle(whole, signal)
+
+
+@pytest.mark.parametrize("sr", [8_000, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("n_channels", [1, 2, 6])
+def test_mfcc40_of_a_file_equals_librosa(sr, n_channels, tmp_path):
+    path = tmp_path / "x.wav"
+    soundfile.write(path, make_noise(sr * n_channels).reshape(-1, n_channels), sr)
+    recording = read_audio(path)
+    assert_equals_oracle(vectorise(MFCC40, recording.signal, recording.sr, path=path), librosa.load(path)[0])
+
+
+@pytest.mark.skipif(not RAVDESS.is_dir(), reason="RAVDESS is not beside the repository")
+def test_mfcc40_of_real_speech_equals_librosa():
+    paths = sorted([*RAVDESS.rglob("*.wav"), *RAVDESS.rglob("*.flac")])
+    assert len(paths) >= 20
+    for path in paths[:: len(paths) // 20][:20]:
+        recording = read_audio(path)
+        assert_equals_oracle(vectorise(MFCC40, recording.signal, recording.sr, path=path), librosa.load(path)[0])
+
+
+# --- the contract of every row --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=FEATURES, ids=str)
+def spec(request):
+    return FEATURES[request.param]
+
+
+@pytest.mark.parametrize("name", SIGNALS)
+def test_features_are_finite_numbers_of_the_promised_shape(spec, name):
+    signal = resample(SIGNALS[name], SR, spec.sr)
+    vector = spec(signal)
+    assert vector.shape == (spec.n_features,)
+    assert vector.dtype == np.float32
+    assert np.isfinite(vector).all()
+
+
+def test_features_take_the_shortest_signal_they_promise_to(spec):
+    assert np.isfinite(spec(make_noise(spec.min_samples))).all()
+
+
+def test_features_are_deterministic_and_leave_the_signal_alone(spec):
+    signal = make_noise()
+    signal.flags.writeable = False
+    first = spec(signal)
+    np.testing.assert_array_equal(first, spec(signal))
+    np.testing.assert_array_equal(signal, make_noise())
+
+
+def test_features_do_not_depend_on_memory_layout_or_float_type(spec):
+    signal = make_noise()
+    strided = np.zeros((SR, 2), dtype=np.float32)
+    strided[:, 0] = signal
+    assert not strided[:, 0].flags.c_contiguous
+    expected = spec(signal)
+    for other in (strided[:, 0], signal[::-1].copy()[::-1], signal.astype(np.float64), signal.astype(">f4")):
+        vector = spec(other)
+        assert vector.dtype == np.float32
+        np.testing.assert_array_equal(vector, expected)
+
+
+def test_features_differ_between_signals(spec):
+    assert not np.array_equal(spec(make_noise(seed=1)), spec(make_noise(seed=2)))
+
+
+def test_row_is_named_as_its_key_and_its_target_exists(spec):
+    assert get_features(spec.name) is spec
+    assert callable(resolve(spec.extract))
+    assert spec.title
+
+
+def test_unknown_features_are_refused_with_the_nearest_name():
+    with pytest.raises(UnknownNameError, match="Unknown feature set 'mfc40'. Did you mean 'mfcc40'"):
+        get_features("mfc40")
+
+
+# --- the key --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"params": {"n_mfcc": 13}},
+        {"params": {"n_mfcc": 40, "lifter": 0}},
+        {"version": 2},
+        {"sr": 16_000},
+        {"n_features": 41},
+        {"name": "other"},
+    ],
+    ids=lambda changes: "-".join(changes),
+)
+def test_feature_key_changes_with_the_specification(changes):
+    assert feature_key(dataclasses.replace(MFCC40, **changes)) != feature_key(MFCC40)
+
+
+def test_feature_key_changes_with_the_mono_policy():
+    assert len({feature_key(MFCC40, mono=mono) for mono in ("mean", "first", "error")}) == 3
+    assert feature_key(MFCC40) == feature_key(MFCC40, mono="mean")
+
+
+@pytest.mark.parametrize("library", ["librosa", "numpy", "scipy", "soundfile", "soxr", "libsndfile"])
+def test_feature_key_changes_with_the_version_of_a_library(library, monkeypatch):
+    before, versions = feature_key(MFCC40), library_versions()
+    monkeypatch.setattr(module, "library_versions", lambda: versions | {library: "999"})
+    assert versions[library]
+    assert feature_key(MFCC40) != before
+
+
+def test_feature_key_changes_with_the_version_of_python(monkeypatch):
+    before = feature_key(MFCC40)
+    monkeypatch.setattr(sys, "version_info", (3, 99, 0, "final", 0))
+    assert feature_key(MFCC40) != before
+
+
+def test_feature_key_does_not_change_with_title_or_order_of_parameters():
+    row = dataclasses.replace(MFCC40, params={"a": 1, "b": 2}, title="x")
+    assert feature_key(row) == feature_key(dataclasses.replace(row, params={"b": 2, "a": 1}, title="y"))
+
+
+def test_feature_key_is_the_same_in_every_process():
+    code = "from emobench.features import FEATURES, feature_key; print(feature_key(FEATURES['mfcc40']))"
+    keys = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+    assert keys == {feature_key(MFCC40)}
+
+
+def test_digest_refuses_what_json_has_not():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        digest({"x": float("nan")})
+
+
+def test_decoded_bytes_and_file_give_the_same_features(tmp_path):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, make_noise(), SR, format="FLAC")
+    (tmp_path / "x.flac").write_bytes(buffer.getvalue())
+    recordings = (decode(buffer.getvalue()), read_audio(tmp_path / "x.flac"))
+    one, other = (vectorise(MFCC40, recording.signal, recording.sr, path="x") for recording in recordings)
+    np.testing.assert_array_equal(one, other)
