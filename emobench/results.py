@@ -37,6 +37,9 @@ SCORES = {
     "fit_s": "float64",
     "predict_s": "float64",
     "error": "string",
+    "n_trials": "int64",
+    "tuning_s": "float64",
+    "inner_score": "float64",
 }
 PREDICTIONS = {
     "run": "string",
@@ -56,6 +59,22 @@ PREDICTIONS = {
     "y_pred": "string",
 }
 FOLDS = {"corpus": "string", "protocol": "string", "utterance": "string", "repeat": "int64", "fold": "int64"}
+TRIALS = {
+    "run": "string",
+    "corpus": "string",
+    "features": "string",
+    "entry": "string",
+    "protocol": "string",
+    "repeat": "int64",
+    "fold": "int64",
+    "trial": "int64",
+    "state": "string",
+    "value": "float64",
+    "n_folds": "int64",
+    "error": "string",
+    "params": "string",
+    "duration_s": "float64",
+}
 EXCLUDED = {"corpus": "string", "path": "string", "reason": "string"}
 
 LEADERBOARD = (
@@ -84,6 +103,9 @@ LEADERBOARD = (
     "feature_key",
     "waives",
     "n_excluded",
+    "n_trials",
+    "tuning_s",
+    "optimism",
 )
 
 LIBRARIES = (
@@ -186,10 +208,12 @@ def write_table(stem: Path, frame: pd.DataFrame, schema: Mapping[str, str]) -> N
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a CSV whose text cannot start a formula in a spreadsheet (a leading apostrophe is added)."""
+    import pandas as pd
+
     safe = frame.copy()
     for column in safe.columns:
         if safe[column].dtype.kind not in "ifb":
-            safe[column] = [_not_a_formula(value) for value in safe[column]]
+            safe[column] = pd.Series([_not_a_formula(value) for value in frame[column]], frame.index, dtype=object)
     write_bytes(path, safe.to_csv(index=False, lineterminator="\n").encode(errors="backslashreplace"))
 
 

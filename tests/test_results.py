@@ -1,0 +1,312 @@
+"""Files appear whole or not at all; tables keep their types; nothing in them can hurt who opens them."""
+
+import errno
+import getpass
+import json
+import os
+import platform
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from emobench import results as module
+from emobench.errors import HeldError, StorageError
+from emobench.results import (
+    EXCLUDED,
+    FOLDS,
+    PREDICTIONS,
+    SCORES,
+    environment,
+    read_table,
+    storage_errors,
+    versions,
+    write_bytes,
+    write_csv,
+    write_json,
+    write_table,
+)
+
+
+def failing(number):
+    def fail(*_):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+# --- bytes ----------------------------------------------------------------------------------------------------------
+
+
+def test_write_bytes_makes_folders_and_a_file_that_others_can_read(tmp_path):
+    path = tmp_path / "a" / "b" / "x.csv"
+    write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert os.listdir(path.parent) == ["x.csv"]
+
+
+@pytest.mark.parametrize("name", ["x" * 250, "聲" * 80, ".hidden", "a b'c\"d"])
+def test_write_bytes_takes_every_name_that_the_file_system_takes(tmp_path, name):
+    write_bytes(tmp_path / name, b"new")
+    assert os.listdir(tmp_path) == [name]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace", "fchmod"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, call, number):
+    path = tmp_path / "x.csv"
+    write_bytes(path, b"old")
+    monkeypatch.setattr(module.os, call, failing(number))
+    with pytest.raises(StorageError, match=re.escape(str(path))):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x.csv"]
+
+
+def test_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "x.csv"
+    write_bytes(path, b"old")
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module.os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["x.csv"]
+
+
+def test_file_is_on_disk_before_it_has_its_name_and_the_folder_after(tmp_path, monkeypatch):
+    path, events = tmp_path / "x.csv", []
+    sync, replace = os.fsync, os.replace
+
+    def log_sync(descriptor):
+        events.append(f"sync {os.path.basename(os.readlink(f'/proc/self/fd/{descriptor}')).rpartition('.')[2]}")
+        sync(descriptor)
+
+    def log_replace(old, new):
+        events.append("replace")
+        replace(old, new)
+
+    monkeypatch.setattr(module.os, "fsync", log_sync)
+    monkeypatch.setattr(module.os, "replace", log_replace)
+    write_bytes(path, b"new")
+    assert events == ["sync part", "replace", f"sync {tmp_path.name}"]
+
+
+def test_file_beyond_the_size_limit_is_a_storage_error(tmp_path):
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from emobench.results import write_bytes\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
+        "write_bytes(Path(sys.argv[1]), bytes(5000))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "x")], capture_output=True, text=True)
+    assert "The file would be larger than the limit (ulimit -f). Raise the limit" in done.stderr
+    assert os.listdir(tmp_path) == []
+
+
+def test_folder_that_is_a_file_is_a_storage_error(tmp_path):
+    (tmp_path / "a").write_bytes(b"")
+    with pytest.raises(StorageError, match="must be writable"):
+        write_bytes(tmp_path / "a" / "x.csv", b"new")
+
+
+@pytest.mark.parametrize(
+    "number, advice",
+    [
+        (errno.ENOSPC, "The disk is full. Free some space"),
+        (errno.EDQUOT, "The disk quota is used up. Free some space"),
+        (errno.EROFS, "The file system is read-only. Choose another folder"),
+        (errno.EACCES, "Permission denied. Choose another folder or change its permissions"),
+        (errno.EPERM, "Permission denied. Choose another folder or change its permissions"),
+        (errno.EFBIG, r"The file would be larger than the limit \(ulimit -f\). Raise the limit"),
+        (errno.EIO, "The system says: Input/output error"),
+        (None, "The system says: 8 requested and 0 written"),
+    ],
+    ids=lambda value: errno.errorcode.get(value) if isinstance(value, int) else None,
+)
+def test_storage_errors_say_what_to_do(number, advice):
+    error = OSError("8 requested and 0 written") if number is None else OSError(number, os.strerror(number))
+    message = f"^/a/b: must be writable. {advice}.*; what is finished is kept"
+    with pytest.raises(StorageError, match=message) as caught, storage_errors("/a/b"):
+        raise error
+    assert caught.value.exit_code == 5
+    assert caught.value.__cause__ is error
+
+
+def test_storage_errors_pass_on_what_is_said_already():
+    with pytest.raises(HeldError, match="^held$"), storage_errors("/a"):
+        raise HeldError("held")
+    with pytest.raises(KeyError), storage_errors("/a"):
+        raise KeyError
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_json_refuses_what_is_no_number(tmp_path, value):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "x.json", {"uar": [value]})
+    assert os.listdir(tmp_path) == []
+
+
+def test_json_keeps_every_name(tmp_path):
+    content = {"größe": ["new\nline", "</script>", "聲音", "not-utf8-\udcff"], "n": 1}
+    write_json(tmp_path / "x.json", content)
+    text = (tmp_path / "x.json").read_bytes().decode()
+    assert json.loads(text) == content
+    assert "größe" in text
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+SCHEMAS = {"scores": SCORES, "predictions": PREDICTIONS, "folds": FOLDS, "excluded": EXCLUDED}
+VALUES = {"string": ["a", "", None], "int64": [-1, 0, 2**40], "float64": [0.1, -2.5, np.nan]}
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+@pytest.mark.parametrize("n_rows", [0, 3])
+def test_table_comes_back_with_the_types_of_its_schema(tmp_path, name, n_rows):
+    schema = SCHEMAS[name]
+    columns = {column: VALUES[kind][:n_rows] for column, kind in schema.items()}
+    frame = pd.DataFrame(columns | {"p_angry": [0.5] * n_rows})
+    write_table(tmp_path / name, frame, schema)
+    read = read_table(tmp_path / name)
+    assert list(read.columns) == [*schema, "p_angry"]
+    assert len(read) == n_rows
+    for column, kind in (schema | {"p_angry": "float64"}).items():
+        if kind == "string":
+            assert pd.api.types.is_string_dtype(read[column].dtype) or read[column].dtype == object
+            assert [None if pd.isna(value) else value for value in read[column]] == columns[column]
+        else:
+            assert str(read[column].dtype) == kind
+            np.testing.assert_array_equal(read[column].to_numpy(), frame[column].to_numpy())
+
+
+@pytest.mark.parametrize("n_rows", [0, 1])
+def test_table_has_the_same_parquet_types_with_rows_and_without(tmp_path, n_rows):
+    import pyarrow.parquet as pq
+
+    frame = pd.DataFrame([[None] * len(SCORES)] * n_rows, columns=list(SCORES))
+    frame[["repeat", "fold", "n_test"]] = 0
+    write_table(tmp_path / "scores", frame, SCORES)
+    schema = pq.read_schema(tmp_path / "scores.parquet")
+    assert {field.name: str(field.type).replace("double", "float64") for field in schema} == SCORES
+
+
+def test_table_refuses_a_text_where_a_number_belongs(tmp_path):
+    frame = pd.DataFrame({column: ["x"] for column in FOLDS})
+    with pytest.raises(Exception, match="repeat|int64"):
+        write_table(tmp_path / "folds", frame, FOLDS)
+    assert os.listdir(tmp_path) == []
+
+
+def test_same_table_is_the_same_bytes(tmp_path):
+    frame = pd.DataFrame({column: VALUES[kind] for column, kind in SCORES.items()})
+    for stem in ("a", "b"):
+        write_table(tmp_path / stem, frame, SCORES)
+    for suffix in (".csv", ".parquet"):
+        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+@pytest.mark.parametrize("dtype", ["object", "string", "str", "category"])
+def test_csv_text_cannot_start_a_formula(tmp_path, start, dtype):
+    text = f"{start}cmd|'/c calc'!A0"
+    frame = pd.DataFrame({"speaker": pd.Series([text, "a", None], dtype=dtype), "value": [-1.5, 2.0, np.nan]})
+    write_csv(tmp_path / "x.csv", frame)
+    read = pd.read_csv(tmp_path / "x.csv", lineterminator="\n")
+    assert read["speaker"].tolist()[:2] == [f"'{text}", "a"]
+    assert read["speaker"].isna().tolist() == [False, False, True]
+    assert read["value"].tolist()[:2] == [-1.5, 2.0]
+    assert frame["speaker"].iloc[0] == text
+
+
+def test_csv_numbers_are_untouched_and_exact(tmp_path):
+    frame = pd.DataFrame(
+        {
+            "f": [-0.1, 1 / 3, -1e-300],
+            "i": [-1, 0, 5],
+            "u": np.array([1, 2, 3], dtype=np.uint8),
+            "n": pd.array([-1, None, 3], dtype="Int64"),
+            "b": [True, False, True],
+            "mixed": [-1.5, "", None],
+        }
+    )
+    write_csv(tmp_path / "x.csv", frame)
+    assert "'" not in (tmp_path / "x.csv").read_text()
+    read = pd.read_csv(tmp_path / "x.csv")
+    for column in ("f", "i", "u", "b"):
+        assert read[column].tolist() == frame[column].tolist()
+
+
+def test_csv_keeps_every_text(tmp_path):
+    texts = ["größe 聲音", "two\nlines", 'it\'s "x"', "a,b", "<script>", " x "]
+    write_csv(tmp_path / "x.csv", pd.DataFrame({"path": texts}))
+    assert pd.read_csv(tmp_path / "x.csv")["path"].tolist() == texts
+    write_csv(tmp_path / "y.csv", pd.DataFrame({"path": ["not-utf8-\udcff"]}, dtype=object))
+    assert (tmp_path / "y.csv").read_bytes() == b"path\nnot-utf8-\\udcff\n"
+
+
+def test_parquet_keeps_text_as_it_is(tmp_path):
+    row = {column: "=1+1" if kind == "string" else 1 for column, kind in SCORES.items()}
+    write_table(tmp_path / "scores", pd.DataFrame([row]), SCORES)
+    assert read_table(tmp_path / "scores")["error"].tolist() == ["=1+1"]
+    assert "'=1+1" in (tmp_path / "scores.csv").read_text()
+
+
+# --- the machine ----------------------------------------------------------------------------------------------------
+
+
+def test_environment_is_reproducible_and_tells_nothing_private():
+    record = environment()
+    assert record == environment()
+    text = json.dumps(record, allow_nan=False)
+    assert socket.gethostname() not in re.findall(r"[\w.-]+", text)
+    assert str(Path.home()) + "/" not in text
+    assert str(Path(module.__file__).parents[1]) not in text
+    assert not re.search(r"20\d\d-\d\d-\d\d|\d\d:\d\d", text)
+    assert getpass.getuser() not in re.findall(r"\w+", text) or getpass.getuser() in platform.platform()
+    assert record["versions"] == versions()
+    assert record["versions"]["numpy"] == np.__version__
+
+
+def test_environment_variables_are_not_recorded(monkeypatch):
+    monkeypatch.setenv("MY_TOKEN", "s3cret-value")
+    assert "s3cret" not in json.dumps(environment())
+
+
+@pytest.mark.parametrize(
+    "answers, commit",
+    [(["abc", ""], "abc"), (["abc", " M audio.py"], "abc+"), (["", "?? audio.py"], "")],
+    ids=["clean", "changed", "no-commit"],
+)
+def test_git_commit_says_whether_the_sources_were_changed(tmp_path, monkeypatch, answers, commit):
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "emobench" / "results.py"))
+    monkeypatch.setattr(module.shutil, "which", lambda _: "git")
+    given = iter(answers)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, next(given)))
+    assert environment()["git_commit"] == commit
+
+
+@pytest.mark.parametrize("error", [OSError("no git"), subprocess.TimeoutExpired("git", 20)], ids=["broken", "hangs"])
+def test_git_that_does_not_work_does_not_end_a_run(tmp_path, monkeypatch, error):
+    (tmp_path / ".git").mkdir()
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "emobench" / "results.py"))
+    monkeypatch.setattr(module.shutil, "which", lambda _: "git")
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(subprocess, "run", fail)
+    assert environment()["git_commit"] == ""
