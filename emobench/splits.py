@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,11 @@ class Labels:
     sexes: tuple[str, ...]
     audio: tuple[str, ...]
     corpus: str = ""
+
+    def take(self, rows: np.ndarray) -> Labels:
+        """Return the labels of some rows."""
+        parts = ("ids", "speakers", "emotions", "sexes", "audio")
+        return replace(self, **{part: tuple(getattr(self, part)[row] for row in rows) for part in parts})
 
 
 @dataclass(frozen=True)
@@ -191,6 +196,19 @@ def group_kfold(labels: Labels, *, n_splits: int = 6, seed: int = 0) -> np.ndarr
             f"Lower protocols.n_splits to {len(speakers)} or add recordings of other speakers."
         )
     return _by_speaker(labels, {speaker: index % n_splits for index, speaker in enumerate(speakers)})
+
+
+def inner_folds(speakers: Sequence[str], sexes: Sequence[str], n_splits: int) -> list[Fold]:
+    """Split the rows of a training part for tuning: speakers disjoint, both sexes in every fold.
+
+    Raises
+    ------
+    SplitError
+        If there are fewer speakers than folds.
+    """
+    rows = tuple(map(str, range(len(speakers))))
+    labels = Labels(ids=rows, speakers=tuple(speakers), emotions=rows, sexes=tuple(sexes), audio=rows)
+    return make_folds("group-kfold", labels, options={"n_splits": n_splits})
 
 
 def emobox_6fold(labels: Labels, *, seed: int = 0) -> np.ndarray:

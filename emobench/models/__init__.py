@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import numbers
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from emobench.errors import ConfigError, did_you_mean, lookup, resolve
@@ -18,6 +18,31 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 AT_RANDOM = "holds out utterances at random, so it would listen to speakers that it trains on"
+
+
+@dataclass(frozen=True)
+class Float:
+    """A real parameter to tune, `low` to `high` inclusive, on a logarithmic scale if `log`."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+@dataclass(frozen=True)
+class Int:
+    """A whole parameter to tune, `low` to `high` inclusive in steps of `step`."""
+
+    low: int
+    high: int
+    step: int = 1
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A parameter to tune that takes one of some values."""
+
+    values: tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -45,6 +70,8 @@ class ModelSpec:
     check : str
         ``"module:function"`` that is called with an unfitted estimator and raises `ConfigError` for a parameter that
         is out of range; empty where the class declares its constraints as scikit-learn's do.
+    space : mapping of str to Float, Int or Choice
+        Parameters that tuning searches; empty for a model that has nothing to tune.
     """
 
     name: str
@@ -58,6 +85,7 @@ class ModelSpec:
     cost: float = 1.0
     withheld: Mapping[str, str] = field(default_factory=dict)
     check: str = ""
+    space: Mapping[str, Float | Int | Choice] = field(default_factory=dict)
 
 
 MODELS: dict[str, ModelSpec] = {
@@ -70,6 +98,12 @@ MODELS: dict[str, ModelSpec] = {
             storage="cnn",
             cost=20.0,
             check="emobench.models.cnn:check_parameters",
+            space={
+                "epochs": Int(20, 80, step=10),
+                "learning_rate": Float(3e-4, 3e-3, log=True),
+                "dropout": Float(0.0, 0.5),
+                "batch_size": Choice((16, 32, 64)),
+            },
         ),
         ModelSpec(
             name="mlp",
@@ -78,6 +112,11 @@ MODELS: dict[str, ModelSpec] = {
             defaults={"hidden_layer_sizes": (256, 128), "max_iter": 500},
             cost=7.0,
             withheld={"early_stopping": f"it {AT_RANDOM}"},
+            space={
+                "hidden_layer_sizes": Choice(((64,), (256,), (128, 64), (256, 128))),
+                "alpha": Float(1e-5, 1.0, log=True),
+                "learning_rate_init": Float(3e-4, 1e-2, log=True),
+            },
         ),
         ModelSpec(
             name="svm",
@@ -86,6 +125,7 @@ MODELS: dict[str, ModelSpec] = {
             defaults={"C": 10.0},
             cost=0.3,
             withheld={"probability": f"its calibration {AT_RANDOM}, and scikit-learn is removing it"},
+            space={"C": Float(0.3, 100.0, log=True), "gamma": Float(2e-3, 0.2, log=True)},
         ),
         ModelSpec(
             name="xgboost",
@@ -96,6 +136,14 @@ MODELS: dict[str, ModelSpec] = {
             requires=("xgboost",),
             cost=7.0,
             check="emobench.models:check_trees",
+            space={
+                "n_estimators": Int(100, 400, step=50),
+                "max_depth": Int(2, 6),
+                "learning_rate": Float(0.03, 0.4, log=True),
+                "subsample": Float(0.5, 1.0),
+                "colsample_bytree": Float(0.3, 1.0),
+                "min_child_weight": Float(1.0, 8.0, log=True),
+            },
         ),
         ModelSpec(
             name="dummy",
@@ -132,6 +180,15 @@ def settings(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return every parameter with the value it has under `params`, lists as tuples where the class wants tuples."""
     defaults = parameters(spec)
     return {**defaults, **{name: _like(defaults.get(name), value) for name, value in params.items()}}
+
+
+# Raised when the same search space and seed choose other parameters.
+TUNING_VERSION = 1
+
+
+def describe_space(spec: ModelSpec) -> dict[str, Any]:
+    """Return a search space as plain data, by parameter."""
+    return {name: {"kind": type(domain).__name__, **asdict(domain)} for name, domain in sorted(spec.space.items())}
 
 
 def check_parameters(spec: ModelSpec, params: Mapping[str, Any]) -> None:
