@@ -1,0 +1,453 @@
+"""Carry out a config: prepare its corpora and features, run the jobs that are not finished, and record them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emobench import models, records, results
+from emobench.config import LoadedConfig, RunConfig, load_config, validate_config
+from emobench.corpora.location import store_folder
+from emobench.dataset import Dataset, find_duplicates, is_to_be_made, open_dataset, plan_dataset
+from emobench.errors import (
+    AudioError,
+    ConfigError,
+    DataError,
+    HeldError,
+    LeakageError,
+    UnknownNameError,
+    did_you_mean,
+    listing,
+)
+from emobench.evaluation import Fitted, FoldResult, Job, Rows, evaluate, fit_everything
+from emobench.execution import Crash, Pool, count_workers
+from emobench.experiment import Experiment, blank_table, unique
+from emobench.features import get_features
+from emobench.reporter import Reporter
+from emobench.store import FeatureStore, FeatureTable
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Measured on two cores in 2026, for estimates only.
+_EXTRACTION_S = 0.006
+_SYNTHESIS_S = 0.012
+_START_S = 5.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a config comes to: its jobs, and what they will roughly cost.
+
+    Attributes
+    ----------
+    jobs : tuple of Job
+    estimate_s : float
+        Wall-clock seconds for what is not finished.
+    """
+
+    run: str
+    jobs: tuple[Job, ...]
+    finished: frozenset[str]
+    n_to_extract: int
+    estimate_s: float
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A finished run.
+
+    Attributes
+    ----------
+    folder : Path
+        Where everything is.
+    leaderboard : DataFrame
+        The columns of ``leaderboard.csv``.
+    n_computed, n_reused, n_failed : int
+        Jobs.
+    remarks : tuple of str
+        What the person should know about the figures.
+    """
+
+    folder: Path
+    leaderboard: pd.DataFrame
+    n_computed: int
+    n_reused: int
+    n_failed: int
+    remarks: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return 4 if self.n_failed else 0
+
+
+def run(
+    config: str | os.PathLike[str] | Mapping[str, Any] | LoadedConfig,
+    *,
+    output: str | os.PathLike[str] = "results",
+    n_jobs: int = -1,
+    only: Sequence[str] = (),
+    force: bool = False,
+    reporter: Reporter | None = None,
+) -> Outcome:
+    """Compare the models of a config and write ``<output>/<config>-<hash>/``.
+
+    Run again, it continues with what is not finished; a job that failed is tried again.
+
+    Parameters
+    ----------
+    config : path, mapping or LoadedConfig
+        A YAML file, or the same as plain data.
+    output : path
+        Folder of all runs.
+    n_jobs : int
+        Worker processes of one thread each, at most the cores; -1 for all cores.
+    only : sequence of str
+        Run these entries only; the leaderboard shows them and what is finished already.
+    force : bool
+        Compute finished jobs again.
+
+    Raises
+    ------
+    ConfigError, DataError, StorageError
+        Before anything is fitted, if the run cannot be honest or cannot be written.
+    """
+    reporter = reporter or Reporter()
+    loaded = _load(config)
+    _check_only(loaded, only)
+    _check_packages(loaded.config, only)
+    n_workers = count_workers(n_jobs)
+    experiment = Experiment(loaded, remarks=list(loaded.remarks))
+    output = _check_output(Path(output))
+    with contextlib.ExitStack() as stack:
+        pool = _lazy_pool(stack, n_workers)
+        _open_datasets(experiment, n_workers, output, reporter)
+        _extract(experiment, pool, output, reporter)
+        experiment.split()
+        folder = output / experiment.name
+        stack.enter_context(_hold(folder))
+        jobs, fits = experiment.jobs(), experiment.fits()
+        chosen = {job.key for job in [*jobs, *fits] if not only or job.entry in only}
+        finished = records.read_finished(folder, [job for job in jobs if not force or job.key not in chosen])
+        todo = unique([job for job in jobs if job.key in chosen - finished.keys()])
+        fits = [job for job in fits if job.key in chosen and (force or not records.has_bundle(folder, experiment, job))]
+        reporter.say(f"{len(todo)} jobs to run, {len(finished)} finished before, in {folder}")
+        n_reused = len(finished)
+        fitted = _execute(experiment, folder, [*todo, *fits], finished, pool, reporter)
+        board = records.write_tables(experiment, folder, jobs, finished)
+        failures = records.save_bundles(experiment, folder, fitted, board)
+        failures += [f"{job.title}: {finished[job.key].error}" for job in jobs if records.is_failed(finished, job)]
+        failures += [f"{job.title}: tuning_failed (defaults taken)" for job in jobs if _tuning_failed(finished, job)]
+        remarks = [*experiment.remarks, *(f"failed: {failure}" for failure in failures)]
+        return Outcome(folder, board, len(todo), n_reused, len(failures), tuple(dict.fromkeys(remarks)))
+
+
+def plan(
+    config: str | os.PathLike[str] | Mapping[str, Any] | LoadedConfig,
+    *,
+    output: str | os.PathLike[str] = "results",
+    n_jobs: int = -1,
+    only: Sequence[str] = (),
+) -> Plan:
+    """Return the jobs of a config and what they will cost; nothing is computed or written.
+
+    Checks what can be checked without reading audio: names, labels, folds, classes.
+    """
+    loaded = _load(config)
+    _check_only(loaded, only)
+    _check_packages(loaded.config, only)
+    output = _check_output(Path(output))
+    experiment = Experiment(loaded, remarks=list(loaded.remarks))
+    store = FeatureStore(store_folder())
+    n_to_make = n_to_extract = 0
+    for corpus in loaded.config.corpora:
+        dataset = plan_dataset(corpus, loaded)
+        _check_apart(output, dataset)
+        experiment.datasets.append(dataset)
+        experiment.remarks += dataset.remarks
+        n_to_make += len(dataset.utterances) * is_to_be_made(corpus, loaded)
+        for features in loaded.config.features:
+            table = blank_table(dataset, features, loaded.config)
+            experiment.tables[dataset.name, features] = table
+            n_to_extract += store.count_missing(table.key, set(dataset.clips))
+    experiment.check_folds()
+    experiment.split()
+    jobs = [job for job in unique([*experiment.jobs(), *experiment.fits()]) if not only or job.entry in only]
+    finished = _finished_keys(output / experiment.name, experiment, jobs)
+    work_s = sum(experiment.cost_s(job) for job in jobs if job.key not in finished)
+    work_s += n_to_extract * _EXTRACTION_S + n_to_make * _SYNTHESIS_S
+    return Plan(
+        run=experiment.name,
+        jobs=tuple(jobs),
+        finished=finished,
+        n_to_extract=n_to_extract,
+        estimate_s=_START_S + work_s / count_workers(n_jobs) if work_s else 0.0,
+        remarks=tuple(dict.fromkeys(experiment.remarks)),
+    )
+
+
+def _finished_keys(folder: Path, experiment: Experiment, jobs: Sequence[Job]) -> frozenset[str]:
+    finished = set(records.read_finished(folder, jobs))
+    finished |= {job.key for job in jobs if not len(job.test) and records.has_bundle(folder, experiment, job)}
+    return frozenset(finished)
+
+
+# --- before anything is computed ------------------------------------------------------------------------------------
+
+
+def _load(config: Any) -> LoadedConfig:
+    if isinstance(config, LoadedConfig):
+        return config
+    if isinstance(config, Mapping):
+        checked, remarks = validate_config(dict(config), "config")
+        return LoadedConfig(checked, "run", Path.cwd(), remarks)
+    return load_config(config)
+
+
+def _check_only(loaded: LoadedConfig, only: Sequence[str]) -> None:
+    entries = [entry.name for entry in Experiment(loaded).entries()]
+    for entry in only:
+        if entry not in entries:
+            raise UnknownNameError(
+                f"--only must name an entry of the config. Got {entry!r}.{did_you_mean(entry, entries)} "
+                f"Entries: {', '.join(entries)}."
+            )
+
+
+def _check_packages(config: RunConfig, only: Sequence[str]) -> None:
+    for model in config.models:
+        missing = models.missing_packages(models.get_model(model.name))
+        if missing and (not only or {model.entry, f"{model.entry}-tuned"} & set(only)):
+            raise ConfigError(
+                f"Model {model.name!r} must have its packages installed. Missing: {', '.join(missing)}. "
+                "Install emobench again with `pip install emobench`, or leave the model out."
+            )
+
+
+def _check_output(output: Path) -> Path:
+    """Return the output folder, resolved, or refuse one that cannot hold results."""
+    output = output.expanduser().resolve()
+    store = store_folder()
+    if output == store or store in output.parents:
+        raise ConfigError(f"--output must not be in the feature store. Got {output}. Choose another folder.")
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output must be a folder. {output} is a file. Choose another name.")
+    return output
+
+
+def _check_apart(output: Path, dataset: Dataset) -> None:
+    if dataset.root is None:
+        return
+    root = dataset.root.resolve()
+    for what, folder in (("--output", output), ("The feature store", store_folder().resolve())):
+        if folder == root or root in folder.parents:
+            raise ConfigError(
+                f"{what} must not be inside a corpus, where it would be read as data. {folder} is in {root}. "
+                "Choose another folder."
+            )
+
+
+# --- corpora and features -------------------------------------------------------------------------------------------
+
+
+def _open_datasets(experiment: Experiment, n_workers: int, output: Path, reporter: Reporter) -> None:
+    names = []
+    for corpus in experiment.config.corpora:
+        dataset = open_dataset(corpus, experiment.loaded, n_jobs=n_workers, reporter=reporter)
+        if dataset.name in names:
+            raise ConfigError(f"corpora must be different. {dataset.name!r} would be used twice. Remove one.")
+        names.append(dataset.name)
+        for remark in dataset.remarks:
+            reporter.warn(remark)
+        experiment.remarks += dataset.remarks
+        _check_apart(output, dataset)
+        experiment.datasets.append(dataset)
+    experiment.check_folds()
+    for dataset in experiment.datasets:
+        find_duplicates(dataset.labels())
+
+
+def _extract(experiment: Experiment, pool: Callable[[], Pool], output: Path, reporter: Reporter) -> None:
+    """Fill the tables; a recording that fails in one feature set is out of all of them, or ends the run."""
+    store, config = FeatureStore(store_folder()), experiment.config
+    extracted = []
+    faults: dict[str, list[AudioError]] = {dataset.name: list(dataset.excluded) for dataset in experiment.datasets}
+    for dataset in experiment.datasets:
+        clips = [(clip, dataset.path(u)) for clip, u in zip(dataset.clips, dataset.utterances, strict=True)]
+        for name in config.features:
+            spec = get_features(name)
+            with reporter.track(f"features {name}", len(clips)) as advance:
+                found = store.extract(
+                    spec, clips, policy=config.audio.policy, pool=pool, on_progress=lambda done, _, a=advance: a(done)
+                )
+            for repair in found.repairs:
+                reporter.warn(repair)
+            extracted.append((dataset.name, name, found))
+            known = {fault.path for fault in faults[dataset.name]}
+            faults[dataset.name] += [fault for fault in _all_paths(found.faults, clips) if fault.path not in known]
+            for clip, path in clips:
+                if clip in found.warnings:
+                    experiment.remarks.append(f"{path}: {found.warnings[clip]}")
+    _decide_faults(experiment, faults, output, reporter)
+    for corpus, name, found in extracted:
+        dataset = experiment.dataset(corpus)
+        experiment.tables[corpus, name] = replace(
+            blank_table(dataset, name, config),
+            X=np.stack([found.vectors[clip] for clip in dataset.clips]),
+            audio=tuple(found.audio[clip] for clip in dataset.clips),
+        )
+
+
+def _all_paths(faults: Sequence[AudioError], clips: Sequence[tuple[str, Path]]) -> list[AudioError]:
+    """Return a fault for each path: a clip under several names is read once."""
+    paths = defaultdict(list)
+    for clip, path in clips:
+        paths[clip].append(str(path))
+    same = {path: group for group in paths.values() for path in group}
+    return [AudioError(path, fault.reason) for fault in faults for path in same.get(fault.path, [fault.path])]
+
+
+def _decide_faults(
+    experiment: Experiment, faults: Mapping[str, Sequence[AudioError]], output: Path, reporter: Reporter
+) -> None:
+    every = [fault for corpus in faults.values() for fault in corpus]
+    if not every:
+        return
+    if experiment.config.on_bad_audio == "fail":
+        path = output / experiment.name / "excluded.csv"
+        records.write_excluded(path, faults)
+        raise DataError(
+            f"Every recording must be usable. {len(every)} are not:\n"
+            f"{listing([str(fault) for fault in sorted(every, key=str)])}\n"
+            f"The full list is in {path}. Repair or remove them, or set on_bad_audio: skip to leave them out."
+        )
+    already = {dataset.name: {fault.path for fault in dataset.excluded} for dataset in experiment.datasets}
+    experiment.datasets = [
+        dataset.without([fault for fault in faults[dataset.name] if fault.path not in already[dataset.name]])
+        for dataset in experiment.datasets
+    ]
+    for dataset in experiment.datasets:
+        if not dataset.utterances:
+            raise DataError(f"Corpus {dataset.name!r} must have usable recordings. All are excluded. Repair them.")
+    remark = f"{len(every)} recordings are excluded (on_bad_audio: skip); excluded.csv lists them"
+    experiment.remarks.append(remark)
+    reporter.warn(remark)
+
+
+# --- jobs -----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    """Hold a run's folder against a second emobench."""
+    from filelock import FileLock, Timeout
+
+    holder = folder / ".holder"
+    with results.storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise HeldError(
+                f"{folder}: must be free. It is held by {_read_holder(holder)}. Wait for that run, or end it."
+            ) from None
+    try:
+        with results.storage_errors(folder):
+            holder.write_text(f"process {os.getpid()} on host {socket.gethostname()}")
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            holder.unlink()
+        lock.release()
+
+
+def _read_holder(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return "another run"
+
+
+def _lazy_pool(stack: contextlib.ExitStack, n_workers: int) -> Callable[[], Pool]:
+    """Return a function that starts the workers when something must be computed at all."""
+    pools: list[Pool] = []
+
+    def pool() -> Pool:
+        if not pools:
+            pools.append(stack.enter_context(Pool(n_workers)))
+        return pools[0]
+
+    return pool
+
+
+def _execute(
+    experiment: Experiment,
+    folder: Path,
+    work: Sequence[Job],
+    finished: dict[str, FoldResult],
+    pool: Callable[[], Pool],
+    reporter: Reporter,
+) -> list[tuple[Job, Fitted]]:
+    """Run jobs, the longest first, and write each result as it arrives; return what was fitted on everything."""
+    fitted: list[tuple[Job, Fitted]] = []
+    if not work:
+        return fitted
+    work = sorted(work, key=lambda job: -experiment.cost_s(job))
+    rows = {key: _rows(table) for key, table in experiment.tables.items()}
+    tasks = [(_with_study(job, folder), rows[job.corpus, job.features]) for job in work]
+    with reporter.track("jobs", len(work)) as advance:
+        for n_done, (position, outcome) in enumerate(pool().run(_perform, tasks), start=1):
+            job = work[position]
+            if not len(job.test):
+                fitted.append((job, Fitted(None, error=outcome.reason) if isinstance(outcome, Crash) else outcome))
+            elif isinstance(outcome, Crash):
+                finished[job.key] = FoldResult(job.key, error=f"crashed: {outcome.reason}")
+            else:
+                finished[job.key] = outcome
+                if not outcome.error:
+                    _check_fitted_rows(experiment, job, outcome)
+                    records.write_finished(folder, outcome)
+            advance(n_done, job.title)
+    return fitted
+
+
+def _tuning_failed(finished: Mapping[str, FoldResult], job: Job) -> bool:
+    return job.key in finished and bool((finished[job.key].tuning or {}).get("failed"))
+
+
+def _with_study(job: Job, folder: Path) -> Job:
+    """Return a job that keeps its study in the run's folder."""
+    if job.tuning is None:
+        return job
+    return replace(job, tuning=replace(job.tuning, study=str(folder / "studies" / job.tuning.study)))
+
+
+def _rows(table: FeatureTable) -> Rows:
+    labels = table.labels()
+    return Rows(table.X, table.y, len(table.classes), table.ids, labels.speakers, labels.sexes)
+
+
+def _perform(job: Job, rows: Rows) -> FoldResult | Fitted:
+    """Do one piece of work in a worker."""
+    return evaluate(rows, job) if len(job.test) else fit_everything(rows, job)
+
+
+def _check_fitted_rows(experiment: Experiment, job: Job, result: FoldResult) -> None:
+    """Hold what reached `fit` in the worker against the certificate."""
+    certificate = experiment.certificate(job.corpus, job.protocol)
+    proof = next(proof for proof in certificate["folds"] if proof["fold"] == job.fold)
+    inner = result.tuning["inner_folds"] if result.tuning else None
+    if result.fitted_on != proof["train"] or (inner and inner != proof["inner"]["fingerprint"]):
+        raise LeakageError(
+            f"A model must be fitted on the certified training rows. {job.title} was fitted on others. Report this."
+        )
