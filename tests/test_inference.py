@@ -1,0 +1,419 @@
+import json
+import os
+import warnings
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import PITCH_HZ, SR, tone
+
+import emobench
+from emobench import cli
+from emobench.audio import read_audio
+from emobench.bundle import MANIFEST, Bundle, load_bundle, save_bundle
+from emobench.errors import AudioError, BundleError
+from emobench.features import get_features
+from emobench.inference import Prediction, find_bundle, predict, predict_file, predict_files
+from emobench.models import build, get_model
+from emobench.store import vectorise
+
+CLASSES = ("angry", "happy", "sad")
+SPEC = get_features("mfcc40")
+
+
+@pytest.fixture(scope="module")
+def features():
+    """40 MFCC means of 30 tones whose pitch is the emotion's, and the codes of the emotions."""
+    rng = np.random.default_rng(1)
+    y = np.arange(30) % 3
+    signals = [tone(PITCH_HZ[CLASSES[code]], rng.uniform(0.6, 0.9), rng) for code in y]
+    return np.array([vectorise(SPEC, signal, SR, path="x") for signal in signals]), y
+
+
+@pytest.fixture(scope="module")
+def bundles(features):
+    """Fitted bundles by model, to be saved under any name."""
+    params = {"svm": {}, "dummy": {}, "mlp": {"hidden_layer_sizes": [8], "max_iter": 300}}
+    X, y = features
+    return {
+        name: Bundle(
+            estimator=build_quietly(name, own, X, y),
+            classes=CLASSES,
+            entry=name,
+            model=name,
+            params=own,
+            features=SPEC.specification(),
+            sr=SPEC.sr,
+            trained_on={"corpus": "ravdess", "mono": "mean"},
+        )
+        for name, own in params.items()
+    }
+
+
+@pytest.fixture
+def save(bundles, tmp_path):
+    """Save a bundle as ``results/<run>/models/<entry>``; return its folder."""
+
+    def save(model="svm", *, run="a-00000000", entry=None, corpus="ravdess", uar=0.5, waives="", **changes):
+        entry = entry or model
+        scores = [{"protocol": "p", "waives": waives, "uar": uar, "war": 1.0, "macro_f1": 1.0}]
+        trained_on = {"corpus": corpus, "mono": "mean", **changes.pop("trained_on", {})}
+        content = {**vars(bundles[model]), "entry": entry, "scores": scores, "trained_on": trained_on, **changes}
+        folder = tmp_path / "results" / run / "models" / entry
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        save_bundle(folder, Bundle(**content))
+        return folder
+
+    return save
+
+
+def build_quietly(name, params, X, y):
+    """Fit a model without its remarks on convergence."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return build(get_model(name), params, random_state=0).fit(X, y)
+
+
+def run_cli(capsys, *arguments):
+    with pytest.raises(SystemExit) as caught:
+        cli.main(list(map(str, arguments)))
+    out, err = capsys.readouterr()
+    return caught.value.code, out, err
+
+
+def audio_refusal(bundle, *arguments):
+    with pytest.raises(AudioError) as caught:
+        predict(*arguments, model=bundle)
+    return str(caught.value)
+
+
+# --- one recording --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["svm", "mlp"])
+def test_predict_names_the_emotion_of_every_file(bundles, tiny_corpus, model):
+    for path in sorted(tiny_corpus.glob("*/*.wav")):
+        assert predict(path, model=bundles[model]).emotion == path.name.split("-")[0]
+
+
+@pytest.mark.parametrize("model", ["svm", "mlp", "dummy"])
+def test_predict_of_a_path_and_of_its_signal_agree(bundles, tiny_corpus, model):
+    path = tiny_corpus / "s1" / "happy-1.wav"
+    recording = read_audio(path)
+    of_path, of_signal = (
+        predict(path, model=bundles[model]),
+        predict(recording.signal, recording.sr, model=bundles[model]),
+    )
+    assert (of_path.path, of_signal.path) == (str(path), "")
+    assert (of_path.emotion, of_path.probabilities) == (of_signal.emotion, of_signal.probabilities)
+    assert of_path.entry == model
+
+
+@pytest.mark.parametrize("sr", [8_000, 16_000, 44_100, 48_000])
+@pytest.mark.parametrize("n_channels", [1, 2, 6])
+def test_predict_takes_any_rate_and_channels(bundles, tmp_path, sr, n_channels):
+    signal = tone(PITCH_HZ["happy"], 0.8, np.random.default_rng(3), sr=sr)
+    many = np.stack([signal] * n_channels, axis=1)
+    path = tmp_path / "x.wav"
+    soundfile.write(path, many, sr, subtype="FLOAT")
+    of_path = predict(path, model=bundles["mlp"])
+    for shape in (many, many.astype(np.float64)):
+        answer = predict(shape, np.int64(sr), model=bundles["mlp"])
+        assert answer.emotion == of_path.emotion
+        assert answer.probabilities == pytest.approx(of_path.probabilities, abs=1e-5)
+
+
+def test_predict_takes_the_channels_as_the_model_was_trained(save):
+    rng = np.random.default_rng(3)
+    two = np.stack([tone(PITCH_HZ["sad"], 0.8, rng), tone(PITCH_HZ["angry"], 0.8, rng)], axis=1)
+    first = load_bundle(save(trained_on={"mono": "first"}))
+    assert predict(two, SR, model=first).emotion == predict(two[:, 0], SR, model=first).emotion == "sad"
+    assert predict(two[:, ::-1], SR, model=first).emotion == "angry"
+    strict = load_bundle(save(entry="strict", trained_on={"mono": "error"}))
+    assert "must be mono" in audio_refusal(strict, two, SR)
+    assert predict(two[:, :1], SR, model=strict).emotion == "sad"
+
+
+@pytest.mark.parametrize(
+    "signal, sr, says",
+    [
+        (np.zeros(SR, np.float32), None, "sr must be the sampling rate in Hz"),
+        (np.zeros(SR, np.float32), 22_050.0, "sr must be the sampling rate in Hz"),
+        (np.zeros(SR, np.float32), True, "sr must be the sampling rate in Hz"),
+        (np.zeros(SR, np.float32), 0, "sr must be the sampling rate in Hz"),
+        (np.zeros(SR, np.int16), SR, "must be floating point, full scale ±1. Got int16."),
+        (np.zeros(SR, complex), SR, "must be floating point"),
+        (np.array(["a"]), SR, "must be floating point"),
+        (b"RIFF", SR, "must be floating point"),
+        (np.zeros(0, np.float32), SR, "must have shape (n_samples,)"),
+        (np.zeros((0, 2), np.float32), SR, "must have shape"),
+        (np.zeros((2, 2, SR), np.float32), SR, "must have shape"),
+        (np.float32(0.5), SR, "must have shape"),
+        (np.array([0.0, np.nan] * SR), SR, "every sample must be finite"),
+        (np.array([0.0, np.inf] * SR), SR, "every sample must be finite"),
+        (np.zeros(50, np.float32), SR, "must last at least 0.1 s."),
+        (np.zeros((2, SR), np.float32), SR, "(n_samples, n_channels)"),
+    ],
+    ids=range(16),
+)
+def test_predict_refuses_a_signal_that_it_would_misread(bundles, signal, sr, says):
+    assert says in audio_refusal(bundles["svm"], signal, sr)
+
+
+def test_predict_refuses_a_file_that_it_would_misread(bundles, tmp_path):
+    (tmp_path / "empty.wav").touch()
+    (tmp_path / "text.wav").write_text("hello")
+    for name, says in (("empty.wav", "empty"), ("text.wav", "text"), ("none.wav", "no such file"), ("", "folder")):
+        assert says in audio_refusal(bundles["svm"], tmp_path / name)
+    assert "NUL" in audio_refusal(bundles["svm"], "a\0b.wav")
+
+
+def test_probabilities_are_none_for_a_model_without_and_sum_to_one_else(bundles, tiny_corpus):
+    path = tiny_corpus / "s0" / "sad-0.wav"
+    assert predict(path, model=bundles["svm"]).probabilities is None
+    found = predict(path, model=bundles["mlp"]).probabilities
+    assert tuple(found) == CLASSES
+    assert sum(found.values()) == pytest.approx(1)
+    assert max(found, key=found.get) == "sad"
+
+
+def test_class_that_was_never_seen_has_probability_zero(save, features, tiny_corpus):
+    X, y = features
+    estimator = build_quietly("mlp", {"hidden_layer_sizes": [8], "max_iter": 300}, X[y != 1], y[y != 1])
+    bundle = load_bundle(save("mlp", estimator=estimator))
+    found = predict(tiny_corpus / "s0" / "happy-0.wav", model=bundle).probabilities
+    assert (tuple(found), found["happy"]) == (CLASSES, 0.0)
+    assert predict(tiny_corpus / "s0" / "sad-0.wav", model=bundle).emotion == "sad"
+
+
+def test_silence_is_answered_with_a_warning(bundles, tmp_path):
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, np.zeros(SR), SR)
+    answer = predict(path, model=bundles["svm"])
+    assert answer.emotion in CLASSES
+    assert "silence" in answer.warning
+
+
+def test_emobench_predict_is_the_same_function(save, tiny_corpus, tmp_path):
+    assert emobench.predict is predict
+    save()
+    answer = emobench.predict(tiny_corpus / "s0" / "angry-0.wav", results=tmp_path / "results")
+    assert answer == Prediction(str(tiny_corpus / "s0" / "angry-0.wav"), "angry", None, "svm", answer.warning)
+
+
+def test_predict_files_goes_on_after_a_bad_one(bundles, tiny_corpus, tmp_path, monkeypatch):
+    good = tiny_corpus / "s0" / "sad-0.wav"
+    answers = list(predict_files(bundles["svm"], [tmp_path / "no.wav", good, tmp_path, "a\0b", good]))
+    assert [bool(answer.error) for answer in answers] == [True, False, True, True, False]
+    assert [answer.emotion for answer in answers] == ["", "sad", "", "", "sad"]
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("emobench.inference.read_audio", fail)
+    [answer] = predict_files(bundles["svm"], [good])
+    assert "Input/output error" in answer.error
+
+
+# --- features that are not those of training (X37) ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"features": {**SPEC.specification(), "sr": 16_000}},
+        {"features": {**SPEC.specification(), "version": 99}},
+        {"features": {**SPEC.specification(), "params": {"n_mfcc": 13}}},
+        {"features": {**SPEC.specification(), "name": "mfcc99"}},
+        {"features": {}},
+        {"features": {"name": ["mfcc40"]}},
+        {"sr": 16_000},
+        {"trained_on": {"mono": "loudest"}},
+    ],
+    ids=["sr", "version", "params", "unknown", "absent", "no name", "sr beside", "mono"],
+)
+def test_bundle_of_other_features_is_refused_with_exit_code_2(save, tiny_corpus, capsys, changes):
+    folder = save(**changes)
+    path = tiny_corpus / "s0" / "sad-0.wav"
+    with pytest.raises(BundleError, match=r"must be"):
+        predict(path, model=folder)
+    code, out, err = run_cli(capsys, "predict", path, "--model", folder, "-q")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+
+
+def test_bundle_of_fewer_numbers_is_refused(save, features, tiny_corpus):
+    X, y = features
+    folder = save(estimator=build_quietly("svm", {}, X[:, :20], y))
+    with pytest.raises(BundleError, match="20 numbers"):
+        predict(tiny_corpus / "s0" / "sad-0.wav", model=folder)
+
+
+# --- which bundle ---------------------------------------------------------------------------------------------------
+
+
+def test_find_bundle_takes_the_best_on_unheard_speakers(save, tmp_path):
+    results = tmp_path / "results"
+    save("svm", run="a-1", entry="low", uar=0.4)
+    best = save("svm", run="a-1", entry="best", uar=0.6)
+    save("svm", run="b-1", entry="leaky", uar=0.9, waives="speaker")
+    save("svm", run="b-1", entry="unscored", uar=None)
+    save("svm", run="s-1", entry="synthetic", uar=1.0, corpus="synthetic")
+    assert find_bundle(results=results) == best
+    assert find_bundle(results / "s-1") == results / "s-1" / "models" / "synthetic"
+    assert find_bundle(results / "b-1").name == "leaky"  # neither has an honest score: by name
+
+
+def test_find_bundle_breaks_ties_by_name(save, tmp_path):
+    for run, entry in (("b-1", "svm"), ("a-1", "svm"), ("a-1", "other")):
+        save(run=run, entry=entry)
+    assert find_bundle(results=tmp_path / "results") == tmp_path / "results" / "a-1" / "models" / "other"
+    assert find_bundle("svm", tmp_path / "results") == tmp_path / "results" / "a-1" / "models" / "svm"
+
+
+def test_find_bundle_by_name_takes_the_best_run_of_it(save, tmp_path):
+    save(run="a-1", uar=0.4)
+    best = save(run="b-1", uar=0.5)
+    save(run="c-1", uar=0.9, corpus="synthetic")
+    save("dummy", run="d-1", uar=0.99)
+    assert find_bundle("svm", tmp_path / "results") == best
+
+
+def test_find_bundle_by_path_takes_a_bundle_its_manifest_a_run_or_a_folder_of_runs(save, tmp_path, monkeypatch):
+    folder = save(run="a-1")
+    for path in (folder, folder / MANIFEST, folder.parent.parent, tmp_path / "results"):
+        assert find_bundle(path, "elsewhere") == folder
+    monkeypatch.chdir(tmp_path)
+    assert find_bundle("results/a-1", "elsewhere").resolve() == folder
+    assert find_bundle("results", "elsewhere").resolve() == folder
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_bundle("~/results/a-1", "elsewhere") == folder
+    assert find_bundle("svm", "~/results") == folder
+
+
+def test_find_bundle_prefers_an_entry_to_a_folder_that_happens_to_have_its_name(save, tmp_path, monkeypatch):
+    folder = save()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "svm").mkdir()
+    assert find_bundle("svm", "results").resolve() == folder
+
+
+def test_find_bundle_passes_over_what_is_half_written_or_is_none(save, tmp_path):
+    results = tmp_path / "results"
+    folder = save(uar=0.1)
+    half = results / "a-00000000" / "models" / ".svm.new-1234"
+    half.mkdir()
+    (half / MANIFEST).write_text((folder / MANIFEST).read_text().replace("0.1", "0.9"))
+    for run, text in (("b", "not json"), ("c", "[1]"), ("d", '{"entry": ["x"], "scores": 3}'), ("e", "[" * 100_000)):
+        (results / run / "models" / "x").mkdir(parents=True)
+        (results / run / "models" / "x" / MANIFEST).write_text(text)
+    assert find_bundle(results=results) == folder
+    assert find_bundle("svm", results) == folder
+
+
+@pytest.mark.parametrize(
+    "model, says",
+    [
+        ("smv", "none is called 'smv' in {results}. Did you mean 'svm'? Known here: dummy, svm."),
+        ("zzz", "none is called 'zzz' in {results}. Known here: dummy, svm."),
+        ("a\0b", "none is called"),
+        ("~nobody-of-this-name", "none is called"),
+        ("x" * 5000, "none is called"),
+        ("", "none is called"),
+    ],
+    ids=["typo", "other", "nul", "user", "long", "empty"],
+)
+def test_unknown_name_is_answered_with_the_nearest(save, tmp_path, model, says):
+    save("svm")
+    save("dummy")
+    results = tmp_path / "results"
+    with pytest.raises(BundleError) as caught:
+        find_bundle(model, results)
+    assert says.format(results=results) in str(caught.value)
+
+
+def test_absent_models_are_told_how_to_be_made(tmp_path, tiny_corpus, capsys):
+    (tmp_path / "empty").mkdir()
+    for arguments in ((None, tmp_path / "none"), ("svm", tmp_path / "none"), (tmp_path / "empty",)):
+        with pytest.raises(BundleError, match="Run `emobench run configs/all.yaml` first"):
+            find_bundle(*arguments)
+    path = tiny_corpus / "s0" / "sad-0.wav"
+    for given in (["--results", tmp_path], ["--model", tmp_path / "no"], ["--model", "no", "--results", tmp_path]):
+        code, out, err = run_cli(capsys, "predict", path, *given)
+        assert (code, out, "Traceback" in err) == (2, "", False)
+
+
+def test_pickle_is_refused(tmp_path, tiny_corpus, capsys):
+    path = tmp_path / "model.pkl"
+    path.write_bytes(b"\x80\x04N.")
+    code, _, err = run_cli(capsys, "predict", tiny_corpus / "s0" / "sad-0.wav", "--model", path)
+    assert (code, "pickle" in err) == (2, True)
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_command_prints_one_line_a_file(save, tiny_corpus, capsys, tmp_path):
+    save("mlp", trained_on={"x": 1})
+    files = [tiny_corpus / "s0" / f"{emotion}-0.wav" for emotion in CLASSES]
+    code, out, err = run_cli(capsys, "predict", *files, "--results", tmp_path / "results")
+    assert code == 0
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert [(path, emotion) for path, emotion, _ in rows] == list(zip(map(str, files), CLASSES, strict=True))
+    assert rows[0][2].startswith("angry=")
+    assert err.splitlines()[0].startswith("model: mlp (")
+
+
+def test_command_quiet_says_nothing_but_results(save, tiny_corpus, capsys, tmp_path):
+    save()
+    code, out, err = run_cli(
+        capsys, "predict", tiny_corpus / "s0" / "sad-0.wav", "--results", tmp_path / "results", "-q"
+    )
+    assert (code, out, err) == (0, f"{tiny_corpus}/s0/sad-0.wav\tsad\n", "")
+
+
+def test_command_json_is_one_line_a_file_and_goes_on_after_bad_ones(save, tiny_corpus, capsys, tmp_path):
+    save()
+    good, bad = tiny_corpus / "s0" / "sad-0.wav", tmp_path / "bad.wav"
+    bad.write_text("hello")
+    code, out, _ = run_cli(
+        capsys, "predict", bad, good, "no\nsuch\tfile.wav", good, "--json", "--results", tmp_path / "results"
+    )
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 4
+    assert [row["path"] for row in rows] == [str(bad), str(good), "no\nsuch\tfile.wav", str(good)]
+    assert [row["emotion"] for row in rows] == [None, "sad", None, "sad"]
+    assert [("error" in row, row["probabilities"], row["entry"]) for row in rows] == [
+        (True, None, "svm"),
+        (False, None, "svm"),
+    ] * 2
+
+
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "text"])
+def test_command_ends_with_3_when_every_file_is_bad(save, capsys, tmp_path, as_json):
+    save()
+    bad = (tmp_path / "a.wav", tmp_path / "b.wav")
+    options = ["-q", "--json"] if as_json else ["-q"]
+    code, out, err = run_cli(capsys, "predict", *bad, "--results", tmp_path / "results", *options)
+    assert code == 3
+    assert len((out if as_json else err).splitlines()) == 2
+
+
+def test_command_keeps_odd_names_on_one_line(save, tiny_corpus, capsys, tmp_path):
+    save()
+    content = (tiny_corpus / "s0" / "sad-0.wav").read_bytes()
+    names = ["new\nline.wav", "tab\t.wav", "sepa\u2028rator.wav", 'quo"te.wav', "é ü.wav", "-x.wav", "\x1b[31m.wav"]
+    names.append(os.fsdecode(b"latin-\xe9.wav"))
+    for name in names:
+        (tmp_path / name).write_bytes(content)
+    paths = [tmp_path / name for name in names]
+    code, out, _ = run_cli(capsys, "predict", *paths, "--results", tmp_path / "results", "-q")
+    assert (code, len(out.splitlines())) == (0, len(names))
+    assert all(line.endswith("\tsad") and line.count("\t") == 1 for line in out.splitlines())
+    assert "\x1b" not in out
+    code, out, _ = run_cli(capsys, "predict", *paths, "--results", tmp_path / "results", "-q", "--json")
+    assert [json.loads(line)["path"] for line in out.splitlines()] == list(map(str, paths))
+
+
+def test_predict_file_is_what_predict_does(bundles, tiny_corpus):
+    path = tiny_corpus / "s0" / "sad-0.wav"
+    assert predict_file(bundles["svm"], path) == predict(path, model=bundles["svm"])
