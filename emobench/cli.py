@@ -94,6 +94,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and leave with the exit code of the outcome."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _mend_streams()
+    # joblib's process that watches semaphores complains on our stderr when workers are stopped by a signal.
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker")
     with _signals(), warnings.catch_warnings():
         warnings.showwarning = functools.partial(_show_warning, arguments)
         try:
@@ -186,7 +188,6 @@ def _signals() -> Iterator[None]:
         raise _SignalError(number)
 
     before = {}
-    hook = threading.excepthook
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
@@ -197,7 +198,6 @@ def _signals() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        threading.excepthook = hook
 
 
 def _mend_streams() -> None:
