@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emobench.config import CorpusConfig, LoadedConfig
 from emobench.corpora import Scan, Utterance, get_corpus
@@ -17,6 +18,9 @@ from emobench.reporter import Reporter
 from emobench.results import storage_errors
 from emobench.splits import Labels
 from emobench.store import hash_clips
+
+if TYPE_CHECKING:
+    from emobench.corpora import synthetic
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,8 @@ class Dataset:
         Recordings that a complete copy has and this one has not.
     remarks : tuple of str
         What the person should know.
+    is_listed : bool
+        Whether a CSV says what belongs to it, so that other files in its folder do no harm.
     """
 
     name: str
@@ -53,6 +59,7 @@ class Dataset:
     excluded: tuple[AudioError, ...] = ()
     n_missing: int = 0
     remarks: tuple[str, ...] = field(default=())
+    is_listed: bool = False
 
     @cached_property
     def fingerprint(self) -> str:
@@ -118,6 +125,7 @@ def open_dataset(corpus: CorpusConfig, loaded: LoadedConfig, *, n_jobs: int, rep
         generator=found.generator,
         n_missing=len(found.scan.missing),
         remarks=(*found.remarks, *_scan_remarks(found.scan, found.name)),
+        is_listed=corpus.path is not None,
     )
     return dataset.without(faults)
 
@@ -199,19 +207,19 @@ def _scan_synthetic(root: Path, *remarks: str) -> ScannedCorpus:
     return ScannedCorpus("synthetic", root, synthetic.scan(root), synthetic.read_design(root).fingerprint(), remarks)
 
 
-def synthetic_folder() -> Path:
-    """Return where the synthetic corpus is kept in the user's cache; it need not exist."""
+def synthetic_folder(design: synthetic.Design | None = None) -> Path:
+    """Return where a synthetic corpus is kept in the user's cache, the one of 960 clips unless said."""
     from emobench.corpora import synthetic
 
-    return cached_corpus(f"synthetic-{synthetic.Design().fingerprint()[:12]}")
+    return cached_corpus(f"synthetic-{(design or synthetic.Design()).fingerprint()[:12]}")
 
 
 def make_synthetic(*, n_jobs: int, reporter: Reporter, folder: Path | None = None, n_speakers: int = 24) -> Path:
     """Make the synthetic corpus where it is not there yet, in the user's cache unless said; return its folder."""
     from emobench.corpora import synthetic
 
-    folder = folder or synthetic_folder()
     design = synthetic.Design(n_speakers=n_speakers)
+    folder = folder or synthetic_folder(design)
     n_clips = len(synthetic.plan(design))
     if not folder.is_dir():
         reporter.say(f"Making the synthetic corpus ({n_clips} clips) in {folder}")

@@ -9,20 +9,25 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from emobench.errors import CorpusError
+from emobench.errors import ConfigError, CorpusError
 
 
 def cache_folder() -> Path:
     """Return the user's cache folder of emobench; it need not exist."""
     import platformdirs
 
-    return Path(platformdirs.user_cache_dir("emobench", appauthor=False))
+    folder = Path(platformdirs.user_cache_dir("emobench", appauthor=False))
+    if not folder.is_absolute():  # there is no home, and a folder called ~ must not appear
+        raise ConfigError(
+            "The user's cache must have a place. There is no home folder. Set HOME, or XDG_CACHE_HOME to a folder."
+        )
+    return folder
 
 
 def store_folder() -> Path:
     """Return the folder of the feature store: ``$EMOBENCH_STORE``, else in the user's cache."""
     given = os.environ.get("EMOBENCH_STORE")
-    return Path(given).expanduser().resolve() if given else cache_folder() / "store"
+    return expand(given, "EMOBENCH_STORE").resolve() if given else cache_folder() / "store"
 
 
 def cached_corpus(name: str) -> Path:
@@ -45,8 +50,18 @@ def locate(name: str, root: Path | None = None) -> Path | None:
     return next((place.resolve() for place in places(name) if place.is_dir()), None)
 
 
+def expand(path: str, variable: str) -> Path:
+    """Return the path that an environment variable holds, with ``~`` expanded, or raise `ConfigError`."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigError(
+            f"{variable} must be a folder of a known user. Got {path!r}. Write the folder without ~."
+        ) from None
+
+
 def places(name: str) -> list[Path]:
     """Return the places where a corpus is looked for when no root is given."""
     data = os.environ.get("EMOBENCH_DATA")
-    given = [Path(data).expanduser() / name] if data else []
+    given = [expand(data, "EMOBENCH_DATA") / name] if data else []
     return [*given, cached_corpus(name)]
