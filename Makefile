@@ -48,6 +48,7 @@ bench: $(VENV)/.installed-test
 results: $(VENV)/.installed
 	if [ -f $(DATA)/unpack_ravdess.py ]; then $(BIN)/python $(DATA)/unpack_ravdess.py $(WAV)/ravdess; \
 	else mkdir -p $(WAV) && ln -sfn "$$(realpath $(DATA)/ravdess)" $(WAV)/ravdess; fi
+	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/all.yaml --output $(OUTPUT)
 	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/ravdess-5.yaml --output $(OUTPUT)
 	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/ravdess-8.yaml --output $(OUTPUT)
 
