@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from emobench.reporter import Reporter
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
+    from rich.table import Table
 
     from emobench.runner import Outcome, Plan
 
@@ -95,19 +97,34 @@ def print_plan(plan: Plan, *, verbose: bool = False, quiet: bool = False) -> Non
         print(f"note: {printable(remark)}", file=sys.stderr)
 
 
-def _table(title: str, part: object) -> object:
+def _table(title: str, part: pd.DataFrame) -> Table:
     from rich import box
     from rich.table import Table
 
     from emobench.leaderboard import figure
 
+    rows = part.to_dict("records")
+    columns = {
+        "rank": lambda row: figure(row["rank"], 0),
+        "entry": lambda row: row["entry"],
+        "UAR": lambda row: figure(row["uar"]),
+        "WAR": lambda row: figure(row["war"]),
+        "macro F1": lambda row: figure(row["macro_f1"]),
+        "worst speaker": lambda row: figure(row["worst_speaker_uar"]),
+        "seed SD": lambda row: figure(row["seed_sd"]),
+        "trials": lambda row: str(row["n_trials"] or ""),
+        "optimism": lambda row: figure(row["optimism"]),
+        "fit (s)": lambda row: figure(row["fit_s"], 2),
+        "failed": lambda row: str(row["n_failed"] or ""),
+    }
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name in ("rank", "entry", "UAR", "WAR", "macro F1", "worst speaker", "fit (s)", "failed"):
-        table.add_column(name, justify="left" if name == "entry" else "right", no_wrap=True)
-    for row in part.to_dict("records"):  # type: ignore[attr-defined]
-        quality = [figure(row[name]) for name in ("uar", "war", "macro_f1", "worst_speaker_uar")]
-        rank = figure(row["rank"], 0)
-        table.add_row(rank, row["entry"], *quality, figure(row["fit_s"], 2), str(row["n_failed"] or ""))
+    for name, cell in columns.items():
+        cells = [cell(row) for row in rows]
+        if any(cells):  # a column with nothing in it only takes room
+            table.add_column(name, justify="left" if name == "entry" else "right", no_wrap=True)
+    for row in rows:
+        shown = [columns[str(column.header)](row) for column in table.columns]
+        table.add_row(*shown)
     return table
 
 

@@ -112,15 +112,25 @@ def lookup(kind: str, table: Mapping[str, Any], name: str) -> Any:
     """
     if name in table:
         return table[name]
-    from importlib.metadata import entry_points
-
-    plugins = {point.name: point for point in entry_points(group=f"emobench.{plural(kind)}")}
+    plugins = _plugins(kind)
     if name in plugins:
         return plugins[name].load()
     known = sorted({*table, *plugins})
     raise UnknownNameError(
         f"Unknown {kind} {name!r}.{did_you_mean(name, known)} Known {plural(kind)}: {', '.join(known)}."
     )
+
+
+def rows(kind: str, table: Mapping[str, Any]) -> list[Any]:
+    """Return every row of a registry, and behind them those of plug-ins by name."""
+    plugins = _plugins(kind)
+    return [*table.values(), *(plugins[name].load() for name in sorted(plugins) if name not in table)]
+
+
+def _plugins(kind: str) -> dict[str, Any]:
+    from importlib.metadata import entry_points
+
+    return {point.name: point for point in entry_points(group=f"emobench.{plural(kind)}")}
 
 
 def plural(kind: str) -> str:

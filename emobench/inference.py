@@ -15,7 +15,7 @@ from emobench.audio import AudioPolicy, check_signal, read_audio
 from emobench.bundle import MANIFEST, Bundle, label_encoder, load_bundle
 from emobench.errors import AudioError, BundleError, UnknownNameError, did_you_mean
 from emobench.features import FeatureSpec, get_features
-from emobench.store import vectorise
+from emobench.store import remarks_on, vectorise
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def predict_file(bundle: Bundle, path: str | os.PathLike[str]) -> Prediction:
     """Return the emotion of one file, or raise `AudioError`."""
     recording = read_audio(path, _policy(bundle))
     answer = _predict_signal(bundle, recording.signal, recording.sr, path=os.fspath(path))
-    return replace(answer, warning="; ".join(recording.warnings))
+    return replace(answer, warning=remarks_on(recording, _spec(bundle)))
 
 
 def predict_files(bundle: Bundle, paths: Sequence[str | os.PathLike[str]]) -> Iterator[Prediction]:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emobench.audio import AudioPolicy, decode, hash_bytes, hash_file, read_bytes, resample
+from emobench.audio import Audio, AudioPolicy, decode, hash_bytes, hash_file, read_bytes, resample
 from emobench.corpora import Utterance
 from emobench.errors import AudioError, HeldError, StorageError
 from emobench.execution import Crash, Pool
@@ -417,9 +417,13 @@ def _extract_clip(spec: FeatureSpec, clip: str, path: Path, policy: AudioPolicy)
         vector = vectorise(spec, audio.signal, audio.sr, path=path)
     except AudioError as error:
         return error
+    return Extracted(vector, audio.content, remarks_on(audio, spec), audio.duration_s, not audio.signal.any())
+
+
+def remarks_on(audio: Audio, spec: FeatureSpec) -> str:
+    """Return what deserves a remark about a recording that a feature set is computed from; mostly nothing."""
     low = f"recorded at {audio.sr} Hz, below the {spec.sr} Hz of {spec.name}: its upper bands are empty"
-    warning = "; ".join(audio.warnings + ((low,) if audio.sr < spec.sr else ()))
-    return Extracted(vector, audio.content, warning, audio.duration_s, not audio.signal.any())
+    return "; ".join(audio.warnings + ((low,) if audio.sr < spec.sr else ()))
 
 
 def vectorise(spec: FeatureSpec, signal: np.ndarray, sr: int, *, path: str | os.PathLike[str]) -> np.ndarray:

@@ -23,6 +23,7 @@ from emobench.errors import (
     lookup,
     plural,
     resolve,
+    rows,
 )
 from emobench.features import get_features
 from emobench.metrics import get_metric
@@ -126,6 +127,11 @@ def test_lookup_finds_a_plugin_and_names_it_among_the_known(plugins, kind, group
 def test_lookup_prefers_the_own_row_to_a_plugin_of_that_name(plugins):
     plugins["emobench.models"] = [Plugin("svm", "theirs")]
     assert lookup("model", TABLE, "svm") == 1
+
+
+def test_rows_shows_plugins_behind_the_own_rows(plugins):
+    plugins["emobench.models"] = [Plugin("zeta", 8), Plugin("alpha", 9), Plugin("svm", "hidden")]
+    assert rows("model", TABLE) == [*TABLE.values(), 9, 8]
 
 
 @pytest.mark.parametrize("get", [get_corpus, get_features, get_metric, get_model, get_protocol])
