@@ -47,6 +47,14 @@ Jobs = Annotated[
     typer.Option("--n-jobs", "-j", metavar="N", help="Worker processes; -1 for every core.", callback=_n_jobs),
 ]
 Only = Annotated[list[str], typer.Option("--only", metavar="ENTRY", help="Only this entry; may be repeated.")]
+Dask = Annotated[
+    str | None,
+    typer.Option(
+        "--dask",
+        metavar="ADDRESS",
+        help="Work on a Dask cluster: tcp://HOST:PORT, a scheduler file, or local:N for N processes here.",
+    ),
+]
 
 MAX_REMARKS = 8
 BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -275,6 +283,8 @@ def run(
     n_jobs: Jobs = -1,
     only: Only = [],  # noqa: B006  (typer reads the default, nobody changes it)
     force: Annotated[bool, typer.Option("--force", help="Compute again what is finished.")] = False,
+    retune: Annotated[bool, typer.Option("--retune", help="Forget the studies of tuned entries; tune again.")] = False,
+    dask: Dask = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the jobs and an estimate; compute nothing.")
     ] = False,
@@ -287,7 +297,14 @@ def run(
     from emobench.console import ConsoleReporter, print_outcome
 
     outcome = runner.run(
-        config, output=output, n_jobs=n_jobs, only=only, force=force, reporter=ConsoleReporter(quiet=manner.quiet)
+        config,
+        output=output,
+        n_jobs=n_jobs,
+        only=only,
+        force=force,
+        retune=retune,
+        dask=dask,
+        reporter=ConsoleReporter(quiet=manner.quiet),
     )
     if manner.as_json:
         _print_json(
@@ -392,19 +409,19 @@ def list_rows(
 ) -> None:
     """List the rows of a registry."""
     from emobench import corpora, features, metrics, models, splits
-    from emobench.errors import lookup
+    from emobench.errors import lookup, rows
 
     tables = {
-        "models": models.MODELS,
-        "features": features.FEATURES,
-        "corpora": corpora.CORPORA,
-        "protocols": splits.PROTOCOLS,
-        "metrics": metrics.METRICS,
+        "models": ("model", models.MODELS),
+        "features": ("feature set", features.FEATURES),
+        "corpora": ("corpus", corpora.CORPORA),
+        "protocols": ("protocol", splits.PROTOCOLS),
+        "metrics": ("metric", metrics.METRICS),
     }
-    rows = lookup("table", tables, what)
+    listed = [(row.name, row.title) for row in rows(*lookup("table", tables, what))]
     if manner.as_json:
-        return _print_json([{"name": row.name, "title": row.title} for row in rows.values()])
-    _print_columns([(row.name, row.title) for row in rows.values()])
+        return _print_json([{"name": name, "title": title} for name, title in listed])
+    _print_columns(listed)
 
 
 @data_app.command("list")

@@ -83,7 +83,7 @@ def print_plan(plan: Plan, *, verbose: bool = False, quiet: bool = False) -> Non
     print(f"run       {plan.run}")
     print(f"jobs      {len(plan.jobs)}, of which {len(plan.jobs) - n_left} are finished and {n_left} are to run")
     print(f"features  {plan.n_to_extract} clips to extract")
-    print(f"estimate  about {_duration(plan.estimate_s)}")
+    print(f"estimate  about {_duration(plan.estimate_s)}{_needs(plan) if n_left or plan.n_to_extract else ''}")
     if verbose:
         for job in plan.jobs:
             print(f"  {'done' if job.key in plan.finished else 'todo'}  {job.title}")
@@ -101,13 +101,15 @@ def _table(title: str, part: pd.DataFrame) -> Table:
     from rich import box
     from rich.table import Table
 
-    from emobench.leaderboard import figure
+    from emobench.leaderboard import figure, interval
 
     rows = part.to_dict("records")
     columns = {
         "rank": lambda row: figure(row["rank"], 0),
+        "group": lambda row: figure(row["rank_group"], 0),
         "entry": lambda row: row["entry"],
         "UAR": lambda row: figure(row["uar"]),
+        "95 % interval": interval,
         "WAR": lambda row: figure(row["war"]),
         "macro F1": lambda row: figure(row["macro_f1"]),
         "worst speaker": lambda row: figure(row["worst_speaker_uar"]),
@@ -132,6 +134,11 @@ def _console() -> Console:
     from rich.console import Console
 
     return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 120)
+
+
+def _needs(plan: Plan) -> str:
+    workers = f"{plan.n_workers} worker{'s' * (plan.n_workers > 1)} of {plan.worker_bytes / 1e6:.0f} MB"
+    return f" on {workers}; {plan.disk_bytes / 1e6:.0f} MB of disk"
 
 
 def _duration(seconds: float) -> str:

@@ -46,8 +46,6 @@ class Dataset:
         Recordings that a complete copy has and this one has not.
     remarks : tuple of str
         What the person should know.
-    is_listed : bool
-        Whether a CSV says what belongs to it, so that other files in its folder do no harm.
     """
 
     name: str
@@ -59,7 +57,6 @@ class Dataset:
     excluded: tuple[AudioError, ...] = ()
     n_missing: int = 0
     remarks: tuple[str, ...] = field(default=())
-    is_listed: bool = False
 
     @cached_property
     def fingerprint(self) -> str:
@@ -125,7 +122,6 @@ def open_dataset(corpus: CorpusConfig, loaded: LoadedConfig, *, n_jobs: int, rep
         generator=found.generator,
         n_missing=len(found.scan.missing),
         remarks=(*found.remarks, *_scan_remarks(found.scan, found.name)),
-        is_listed=corpus.path is not None,
     )
     return dataset.without(faults)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,19 +17,21 @@ import numpy as np
 from emobench import models, records, results
 from emobench.config import LoadedConfig, RunConfig, load_config, validate_config
 from emobench.corpora.location import store_folder
-from emobench.dataset import Dataset, find_duplicates, is_to_be_made, open_dataset, plan_dataset
+from emobench.dataset import Dataset, is_to_be_made, open_dataset, plan_dataset
 from emobench.errors import (
     AudioError,
+    BundleError,
     ConfigError,
     DataError,
     HeldError,
     LeakageError,
+    StorageError,
     UnknownNameError,
     did_you_mean,
     listing,
 )
 from emobench.evaluation import Fitted, FoldResult, Job, Rows, evaluate, fit_everything
-from emobench.execution import Crash, Pool, count_workers
+from emobench.execution import WORKER_BYTES, Crash, Pool, count_workers
 from emobench.experiment import Experiment, blank_table, unique
 from emobench.features import get_features
 from emobench.reporter import Reporter
@@ -41,6 +44,11 @@ if TYPE_CHECKING:
 _EXTRACTION_S = 0.006
 _SYNTHESIS_S = 0.012
 _START_S = 5.0
+_SYNTHETIC_BYTES = 100_000  # a recording of the synthetic corpus
+_CLIP_BYTES = 200  # besides its vector
+_PREDICTION_BYTES = 200  # in the finished job and in two tables
+_STUDY_BYTES = 120_000
+_BUNDLE_BYTES = 500_000
 
 
 @dataclass(frozen=True)
@@ -51,7 +59,12 @@ class Plan:
     ----------
     jobs : tuple of Job
     estimate_s : float
-        Wall-clock seconds for what is not finished.
+        Wall-clock seconds for what is not finished, from the times of finished jobs where there are some.
+    n_workers : int
+    worker_bytes : int
+        Memory that each worker takes, roughly.
+    disk_bytes : int
+        What features, results and a generated corpus will take on the disk, roughly.
     """
 
     run: str
@@ -60,6 +73,9 @@ class Plan:
     n_to_extract: int
     estimate_s: float
     remarks: tuple[str, ...]
+    n_workers: int = 1
+    worker_bytes: int = WORKER_BYTES
+    disk_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -97,6 +113,8 @@ def run(
     n_jobs: int = -1,
     only: Sequence[str] = (),
     force: bool = False,
+    retune: bool = False,
+    dask: str | None = None,
     reporter: Reporter | None = None,
 ) -> Outcome:
     """Compare the models of a config and write ``<output>/<config>-<hash>/``.
@@ -115,13 +133,23 @@ def run(
         Run these entries only; the leaderboard shows them and what is finished already.
     force : bool
         Compute finished jobs again.
+    retune : bool
+        Forget the studies and the results of tuned entries, and tune again.
+    dask : str, optional
+        Do the work on a Dask cluster instead: ``tcp://host:port``, a scheduler file, or ``local:N``.
 
     Raises
     ------
     ConfigError, DataError, StorageError
         Before anything is fitted, if the run cannot be honest or cannot be written.
+    StorageError
+        Also at the end, when everything else is kept, if a study is damaged.
     """
     reporter = reporter or Reporter()
+    if dask:
+        from emobench import cluster
+
+        cluster.check_address(dask)
     loaded = _load(config)
     _check_only(loaded, only)
     _check_packages(loaded.config, only)
@@ -129,24 +157,32 @@ def run(
     experiment = Experiment(loaded, remarks=list(loaded.remarks))
     output = _check_output(Path(output))
     with contextlib.ExitStack() as stack:
-        pool = _lazy_pool(stack, n_workers)
+        pool = _lazy_pool(stack, n_workers, dask)
         _open_datasets(experiment, n_workers, output, reporter)
+        _check_writable(output)
         _extract(experiment, pool, output, reporter)
         experiment.split()
         folder = output / experiment.name
         stack.enter_context(_hold(folder))
         jobs, fits = experiment.jobs(), experiment.fits()
         chosen = {job.key for job in [*jobs, *fits] if not only or job.entry in only}
-        finished = records.read_finished(folder, [job for job in jobs if not force or job.key not in chosen])
+        afresh = {job.key for job in [*jobs, *fits] if job.key in chosen and (force or (retune and job.tuning))}
+        if retune:
+            _forget(folder, [job for job in [*jobs, *fits] if job.key in chosen and job.tuning])
+        finished = records.read_finished(folder, [job for job in jobs if job.key not in afresh])
         todo = unique([job for job in jobs if job.key in chosen - finished.keys()])
-        fits = [job for job in fits if job.key in chosen and (force or not records.has_bundle(folder, experiment, job))]
+        fits = [job for job in fits if job.key in chosen]
+        fits = [job for job in fits if job.key in afresh or not records.has_bundle(folder, experiment, job)]
         reporter.say(f"{len(todo)} jobs to run, {len(finished)} finished before, in {folder}")
         n_reused = len(finished)
         fitted = _execute(experiment, folder, [*todo, *fits], finished, pool, reporter)
-        board = records.write_tables(experiment, folder, jobs, finished)
-        failures = records.save_bundles(experiment, folder, fitted, board)
+        board = records.write_tables(experiment, folder, jobs, finished, is_changed=bool(todo or fits))
+        failures = _save_bundles(experiment, folder, fitted, board)
         failures += [f"{job.title}: {finished[job.key].error}" for job in jobs if records.is_failed(finished, job)]
         failures += [f"{job.title}: tuning_failed (defaults taken)" for job in jobs if _tuning_failed(finished, job)]
+        _check_storage(
+            [(job, finished[job.key]) for job in todo if records.is_failed(finished, job)], fitted, reporter, failures
+        )
         remarks = [*experiment.remarks, *(f"failed: {failure}" for failure in failures)]
         return Outcome(folder, board, len(todo), n_reused, len(failures), tuple(dict.fromkeys(remarks)))
 
@@ -182,23 +218,68 @@ def plan(
     experiment.check_folds()
     experiment.split()
     jobs = [job for job in unique([*experiment.jobs(), *experiment.fits()]) if not only or job.entry in only]
-    finished = _finished_keys(output / experiment.name, experiment, jobs)
-    work_s = sum(experiment.cost_s(job) for job in jobs if job.key not in finished)
-    work_s += n_to_extract * _EXTRACTION_S + n_to_make * _SYNTHESIS_S
+    folder = output / experiment.name
+    results_before = records.read_finished(folder, jobs)
+    finished = {*results_before, *_saved_keys(folder, experiment, jobs)}
+    todo = [job for job in jobs if job.key not in finished]
+    n_workers = count_workers(n_jobs)
+    preparation_s = n_to_extract * _EXTRACTION_S + n_to_make * _SYNTHESIS_S
+    estimate_s = preparation_s / n_workers + estimate(experiment, jobs, results_before, todo, n_workers=n_workers)
     return Plan(
         run=experiment.name,
         jobs=tuple(jobs),
-        finished=finished,
+        finished=frozenset(finished),
         n_to_extract=n_to_extract,
-        estimate_s=_START_S + work_s / count_workers(n_jobs) if work_s else 0.0,
+        estimate_s=_START_S + estimate_s if estimate_s else 0.0,
         remarks=tuple(dict.fromkeys(experiment.remarks)),
+        n_workers=n_workers,
+        disk_bytes=_disk_bytes(experiment, todo, n_to_extract) + n_to_make * _SYNTHETIC_BYTES,
     )
 
 
-def _finished_keys(folder: Path, experiment: Experiment, jobs: Sequence[Job]) -> frozenset[str]:
-    finished = set(records.read_finished(folder, jobs))
-    finished |= {job.key for job in jobs if not len(job.test) and records.has_bundle(folder, experiment, job)}
-    return frozenset(finished)
+def estimate(
+    experiment: Experiment,
+    jobs: Sequence[Job],
+    finished: Mapping[str, FoldResult],
+    todo: Sequence[Job],
+    *,
+    n_workers: int,
+) -> float:
+    """Estimate the wall-clock seconds of jobs from the times of finished ones of the same entry.
+
+    Where an entry has none, those of its model count, tuned or not, and else what the registry says. The longest jobs
+    start first, so that the last ones are short.
+    """
+    ratios: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for job in jobs:
+        if job.key in finished and not finished[job.key].error:
+            result = finished[job.key]
+            seconds = result.fit_s + result.predict_s + (result.tuning["tuning_s"] if result.tuning else 0.0)
+            for group in ((job.corpus, job.features, job.entry), (job.model,)):
+                ratios[group].append(seconds / experiment.cost_s(job))
+    costs = []
+    for job in todo:
+        known = ratios.get((job.corpus, job.features, job.entry)) or ratios.get((job.model,)) or [1.0]
+        costs.append(experiment.cost_s(job) * float(np.median(known)))
+    return max(sum(costs) / n_workers, max(costs, default=0.0))
+
+
+def _saved_keys(folder: Path, experiment: Experiment, jobs: Sequence[Job]) -> set[str]:
+    return {job.key for job in jobs if not len(job.test) and records.has_bundle(folder, experiment, job)}
+
+
+def _disk_bytes(experiment: Experiment, jobs: Sequence[Job], n_to_extract: int) -> int:
+    """Return roughly what features, finished jobs, tables, studies and bundles will take."""
+    n_features = max(table.spec.n_features for table in experiment.tables.values())
+    n_predictions = sum(len(job.test) for job in jobs)
+    n_studies = sum(job.tuning is not None for job in jobs)
+    n_bundles = sum(not len(job.test) for job in jobs)
+    return (
+        n_to_extract * (4 * n_features + _CLIP_BYTES)
+        + n_predictions * _PREDICTION_BYTES
+        + n_studies * _STUDY_BYTES
+        + n_bundles * _BUNDLE_BYTES
+    )
 
 
 # --- before anything is computed ------------------------------------------------------------------------------------
@@ -244,6 +325,14 @@ def _check_output(output: Path) -> Path:
     return output
 
 
+def _check_writable(output: Path) -> None:
+    """Find out that results cannot be written before hours of work, not after."""
+    with results.storage_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+
+
 def _check_apart(output: Path, dataset: Dataset) -> None:
     if dataset.root is None:
         return
@@ -272,8 +361,6 @@ def _open_datasets(experiment: Experiment, n_workers: int, output: Path, reporte
         _check_apart(output, dataset)
         experiment.datasets.append(dataset)
     experiment.check_folds()
-    for dataset in experiment.datasets:
-        find_duplicates(dataset.labels())
 
 
 def _extract(experiment: Experiment, pool: Callable[[], Pool], output: Path, reporter: Reporter) -> None:
@@ -378,13 +465,18 @@ def _read_holder(path: Path) -> str:
         return "another run"
 
 
-def _lazy_pool(stack: contextlib.ExitStack, n_workers: int) -> Callable[[], Pool]:
-    """Return a function that starts the workers when something must be computed at all."""
-    pools: list[Pool] = []
+def _lazy_pool(stack: contextlib.ExitStack, n_workers: int, dask: str | None) -> Callable[[], Any]:
+    """Return a function that starts the workers, or finds them, when something must be computed at all."""
+    pools: list[Any] = []
 
-    def pool() -> Pool:
+    def pool() -> Any:
         if not pools:
-            pools.append(stack.enter_context(Pool(n_workers)))
+            if dask:
+                from emobench.cluster import DaskPool
+
+                pools.append(stack.enter_context(DaskPool(dask)))
+            else:
+                pools.append(stack.enter_context(Pool(n_workers)))
         return pools[0]
 
     return pool
@@ -395,7 +487,7 @@ def _execute(
     folder: Path,
     work: Sequence[Job],
     finished: dict[str, FoldResult],
-    pool: Callable[[], Pool],
+    pool: Callable[[], Any],
     reporter: Reporter,
 ) -> list[tuple[Job, Fitted]]:
     """Run jobs, the longest first, and write each result as it arrives; return what was fitted on everything."""
@@ -405,13 +497,15 @@ def _execute(
     work = sorted(work, key=lambda job: -experiment.cost_s(job))
     rows = {key: _rows(table) for key, table in experiment.tables.items()}
     tasks = [(_with_study(job, folder), rows[job.corpus, job.features]) for job in work]
+    limit_s = experiment.config.job_timeout_s
+    limit = {} if limit_s is None else {"timeout_s": limit_s}
     with reporter.track("jobs", len(work)) as advance:
-        for n_done, (position, outcome) in enumerate(pool().run(_perform, tasks), start=1):
+        for n_done, (position, outcome) in enumerate(pool().run(_perform, tasks, **limit), start=1):
             job = work[position]
             if not len(job.test):
-                fitted.append((job, Fitted(None, error=outcome.reason) if isinstance(outcome, Crash) else outcome))
+                fitted.append((job, Fitted(None, error=str(outcome)) if isinstance(outcome, Crash) else outcome))
             elif isinstance(outcome, Crash):
-                finished[job.key] = FoldResult(job.key, error=f"crashed: {outcome.reason}")
+                finished[job.key] = FoldResult(job.key, error=str(outcome))
             else:
                 finished[job.key] = outcome
                 if not outcome.error:
@@ -419,6 +513,48 @@ def _execute(
                     records.write_finished(folder, outcome)
             advance(n_done, job.title)
     return fitted
+
+
+def _save_bundles(
+    experiment: Experiment, folder: Path, fitted: Sequence[tuple[Job, Fitted]], board: pd.DataFrame
+) -> list[str]:
+    """Save what was fitted on everything; return the failures. A plug-in's class that is not on the list is none."""
+    failures = []
+    for item in fitted:
+        try:
+            failures += records.save_bundles(experiment, folder, [item], board)
+        except BundleError as error:
+            experiment.remarks.append(f"{item[0].title}: no bundle: {error}")
+    return failures
+
+
+def _forget(folder: Path, jobs: Sequence[Job]) -> None:
+    """Remove the studies and the results of tuned jobs."""
+    for job in jobs:
+        study = _study_path(job, folder)
+        with results.storage_errors(study):
+            for path in (study, *study.parent.glob(f"{study.name}-*"), folder / "jobs" / f"{job.key}.json"):
+                path.unlink(missing_ok=True)
+
+
+def _check_storage(
+    failed: Sequence[tuple[Job, FoldResult]],
+    fitted: Sequence[tuple[Job, Fitted]],
+    reporter: Reporter,
+    failures: Sequence[str],
+) -> None:
+    """Raise StorageError if a study is damaged; everything else is written by now."""
+    damaged = [(job, result.error) for job, result in [*failed, *fitted] if result.is_damaged_storage]
+    if not damaged:
+        return
+    for failure in failures:
+        reporter.warn(f"failed: {failure}")
+    errors = dict.fromkeys(error.removeprefix("StorageError: ") for _, error in damaged)
+    entries = " ".join(f"--only {entry}" for entry in sorted({job.entry for job, _ in damaged}))
+    raise StorageError(
+        f"Every study must be one that can be continued. {len(errors)} are not, and everything else is kept:\n"
+        f"{listing(list(errors))}\nTo tune these entries again: emobench run CONFIG --retune {entries}"
+    )
 
 
 def _tuning_failed(finished: Mapping[str, FoldResult], job: Job) -> bool:
@@ -429,7 +565,12 @@ def _with_study(job: Job, folder: Path) -> Job:
     """Return a job that keeps its study in the run's folder."""
     if job.tuning is None:
         return job
-    return replace(job, tuning=replace(job.tuning, study=str(folder / "studies" / job.tuning.study)))
+    return replace(job, tuning=replace(job.tuning, study=str(_study_path(job, folder))))
+
+
+def _study_path(job: Job, folder: Path) -> Path:
+    assert job.tuning is not None
+    return folder / "studies" / job.tuning.study
 
 
 def _rows(table: FeatureTable) -> Rows:
@@ -438,7 +579,9 @@ def _rows(table: FeatureTable) -> Rows:
 
 
 def _perform(job: Job, rows: Rows) -> FoldResult | Fitted:
-    """Do one piece of work in a worker."""
+    """Do one piece of work in a worker; one that does not see the run's folder keeps its study in memory."""
+    if job.tuning and job.tuning.study and not Path(job.tuning.study).parents[1].is_dir():
+        job = replace(job, tuning=replace(job.tuning, study=None))
     return evaluate(rows, job) if len(job.test) else fit_everything(rows, job)
 
 

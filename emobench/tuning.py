@@ -23,7 +23,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from emobench import metrics
-from emobench.errors import StorageError
+from emobench.errors import HeldError, StorageError
 from emobench.models import Choice, Float, Int, ModelSpec, build, get_model, settings
 from emobench.splits import Fold, inner_folds
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     import optuna
 
 STUDY = "tuning"
+LOCK_TIMEOUT_S = 3600
 INTERRUPTED = "interrupted"
 
 
@@ -142,7 +143,7 @@ class TunedClassifier(ClassifierMixin, BaseEstimator):
     def _search(self, spec: ModelSpec, parts: Sequence[_Part], n_classes: int) -> list[dict[str, Any]]:
         if not spec.space or self.n_trials < 1:
             return []
-        with _quiet_optuna(), _damage_reported(self.study):
+        with _quiet_optuna(), _damage_reported(self.study), _held(self.study):
             study = _open_study(self.study)
             while len(trials := _ended(study)) < self.n_trials:
                 self._run_trial(study, spec, parts, n_classes, len(trials))
@@ -313,6 +314,25 @@ def _quiet_optuna() -> Iterator[None]:
             yield
         finally:
             optuna.logging.set_verbosity(level)
+
+
+@contextlib.contextmanager
+def _held(path: str | Path | None) -> Iterator[None]:
+    """Hold a study against a second writer: the worker of a killed run may live on for a moment."""
+    if path is None:
+        yield
+        return
+    from filelock import FileLock, Timeout
+
+    lock = Path(path).with_name(f".{Path(path).name}.lock")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock, timeout=LOCK_TIMEOUT_S):
+            yield
+    except Timeout:  # an OSError too
+        raise HeldError(
+            f"{path}: must be free. Another worker has held this study for an hour. End it, and run the command again."
+        ) from None
 
 
 @contextlib.contextmanager

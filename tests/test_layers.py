@@ -11,8 +11,8 @@ import emobench
 SOURCE = Path(emobench.__file__).parent
 LAYERS = {
     0: {"__init__", "errors"},
-    1: {"audio", "corpora", "features", "metrics", "splits", "results", "models", "execution", "reporter"},
-    2: {"config", "store", "dataset", "leaderboard", "tuning"},
+    1: {"audio", "corpora", "features", "metrics", "splits", "results", "models", "execution", "cluster", "reporter"},
+    2: {"config", "store", "dataset", "leaderboard", "statistics", "tuning"},
     3: {"evaluation", "bundle", "inference", "experiment", "records", "verification"},
     4: {"runner"},
     5: {"console", "cli", "__main__"},

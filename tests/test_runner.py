@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 import emobench
 from emobench import models
 from emobench.config import load_config
-from emobench.errors import ConfigError, CorpusError, DataError, HeldError, SplitError
+from emobench.errors import ConfigError, CorpusError, DataError, HeldError, SplitError, StorageError
 from emobench.evaluation import FoldResult
 from emobench.models import ModelSpec
 from emobench.results import LEADERBOARD
@@ -55,7 +55,7 @@ def test_run_writes_everything_that_the_design_lists(finished):
     names = {path.name for path in finished.folder.iterdir() if not path.name.startswith(".")}
     assert names == {
         *("scores.parquet", "scores.csv", "predictions.parquet", "predictions.csv"),
-        *("leaderboard.csv", "leaderboard.md", "folds.csv", "excluded.csv", "run.json", "jobs", "models"),
+        *("leaderboard.csv", "leaderboard.md", "pairs.csv", "folds.csv", "excluded.csv", "run.json", "jobs", "models"),
     }
     assert finished.exit_code == 0
     assert not list(finished.folder.rglob("*.part"))
@@ -64,7 +64,9 @@ def test_run_writes_everything_that_the_design_lists(finished):
 def test_leaderboard_columns_are_the_public_interface(finished):
     board = pd.read_csv(finished.folder / "leaderboard.csv")
     assert tuple(board.columns) == LEADERBOARD
-    assert board[["rank_group", "uar_low", "uar_high", "latency_p50_ms"]].isna().all(axis=None)
+    assert board["latency_p50_ms"].isna().all()
+    assert board["rank_group"].notna().all()
+    assert board[["uar_low", "uar_high"]].isna().all(axis=None)  # four speakers are too few to say
     assert list(board["protocol"]) == ["group-kfold"] * 3 + ["random-kfold"] * 3
     assert list(board["waives"].fillna("")) == [""] * 3 + ["speaker"] * 3
     for _, part in board.groupby("protocol"):
@@ -155,6 +157,17 @@ def test_second_run_reuses_everything_and_writes_the_same_bytes(tiny_corpus, tmp
     second = run(config, output=tmp_path, n_jobs=1)
     assert (second.n_computed, second.n_reused) == (0, 4)
     assert {path: path.read_bytes() for path in second.folder.rglob("*") if path.is_file()} == before
+
+
+def test_finished_run_is_not_written_again_but_repaired(tiny_corpus, tmp_path, monkeypatch):
+    config = config_of(tiny_corpus)
+    first = run(config, output=tmp_path, n_jobs=1)
+    expected = (first.folder / "leaderboard.csv").read_bytes()
+    pd.testing.assert_frame_equal(run(config, output=tmp_path).leaderboard, first.leaderboard, check_dtype=False)
+    (first.folder / "pairs.csv").unlink()
+    (first.folder / "leaderboard.csv").write_text("damaged")
+    assert run(config, output=tmp_path).exit_code == 0
+    assert (first.folder / "leaderboard.csv").read_bytes() == expected
 
 
 def test_one_worker_and_two_write_the_same_leaderboard(tiny_corpus, tmp_path):
@@ -311,6 +324,20 @@ def test_bad_audio_is_reported_at_once_and_stops_the_run(corpus, tmp_path):
         assert any(path in line and reason in line for line in str(caught.value).splitlines())
     (listed,) = (tmp_path / "results").glob("*/excluded.csv")
     assert len(pd.read_csv(listed)) == 3
+
+
+def test_two_empty_files_are_empty_and_not_identical_audio_with_two_labels(corpus, tmp_path):
+    for name in ("s0/sad-0.wav", "s1/angry-0.wav"):
+        (corpus / name).write_bytes(b"")
+    with pytest.raises(DataError, match="The file is empty"):
+        run(config_of(corpus), output=tmp_path / "results", n_jobs=1)
+
+
+def test_output_that_cannot_be_written_is_refused_before_audio_is_read(tiny_corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("emobench.store.FeatureStore.extract", lambda *args, **kwargs: pytest.fail("audio was read"))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError, match="must be writable"):
+        run(config_of(tiny_corpus), output=tmp_path / "file" / "results")
 
 
 def test_bad_audio_is_skipped_when_asked_and_every_row_says_so(corpus, tmp_path):
