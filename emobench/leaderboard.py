@@ -4,20 +4,40 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from emobench import metrics
+from emobench import metrics, statistics
 from emobench.results import LEADERBOARD
 
 KEYS = ["corpus", "features", "protocol", "entry"]
 QUALITY = ("uar", "uar_low", "uar_high", "war", "macro_f1", "worst_speaker_uar", "seed_sd", "tuning_s", "optimism")
 DECIMALS = 6
+TEXTS = ("corpus", "features", "protocol", "entry", "model", "folds", "feature_spec", "feature_key", "waives")
+HEADINGS = (
+    *("rank", "group", "entry", "UAR", "95 % interval", "WAR", "macro F1", "worst speaker", "seed SD"),
+    *("trials", "optimism", "fit (s)", "failed"),
+)
 
 
-def leaderboard(scores: pd.DataFrame, predictions: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
+def describe(scores: pd.DataFrame, predictions: pd.DataFrame, run: Mapping[str, Any]) -> statistics.Description:
+    """Return intervals over speakers, rank groups and differences between the entries of which no fold failed."""
+    failed = scores.loc[scores["fit_s"].isna(), KEYS].drop_duplicates()
+    marked = predictions.merge(failed, on=KEYS, how="left", indicator=True)
+    whole = marked[marked["_merge"] == "left_only"].drop(columns="_merge")
+    classes = {name: corpus["classes"] for name, corpus in run["corpora"].items()}
+    return statistics.describe(whole, classes, seed=0)
+
+
+def leaderboard(
+    scores: pd.DataFrame,
+    predictions: pd.DataFrame,
+    run: Mapping[str, Any],
+    description: statistics.Description | None = None,
+) -> pd.DataFrame:
     """Build the leaderboard of a run.
 
     Quality is scored on the pooled out-of-fold predictions of each repeat, then averaged over repeats. An entry of
@@ -29,6 +49,8 @@ def leaderboard(scores: pd.DataFrame, predictions: pd.DataFrame, run: Mapping[st
         The run's tidy tables (`emobench.results.SCORES`, `PREDICTIONS`).
     run : mapping
         The content of ``run.json``.
+    description : Description, optional
+        What `describe` returned, where it is at hand.
 
     Returns
     -------
@@ -39,7 +61,9 @@ def leaderboard(scores: pd.DataFrame, predictions: pd.DataFrame, run: Mapping[st
         _row(dict(zip(KEYS, key, strict=True)), cells, pooled.get(key), run)
         for key, cells in scores.groupby(KEYS, sort=False)
     ]
-    frame = pd.DataFrame(rows, columns=list(LEADERBOARD)).astype(dict.fromkeys(QUALITY, float))
+    frame = pd.DataFrame(rows, columns=list(LEADERBOARD)).astype(
+        dict.fromkeys((*QUALITY, "fit_s", "latency_p50_ms"), float)
+    )
     order = {name: list(run[name]) for name in ("corpora", "features")}
     protocols = list(dict.fromkeys(certificate["protocol"] for certificate in run["leakage_certificates"]))
     frame = frame.assign(
@@ -48,7 +72,23 @@ def leaderboard(scores: pd.DataFrame, predictions: pd.DataFrame, run: Mapping[st
         _protocol=frame["protocol"].map(protocols.index),
     ).sort_values(["_corpus", "_features", "_protocol", "uar", "entry"], ascending=[True, True, True, False, True])
     ranks = frame.groupby(["_corpus", "_features", "_protocol"])["uar"].rank(method="min", ascending=False)
-    return frame.assign(rank=ranks.astype("Int64"))[list(LEADERBOARD)].reset_index(drop=True)
+    description = description or describe(scores, predictions, run)
+    frame = frame.assign(rank=ranks.astype("Int64")).drop(columns=["uar_low", "uar_high", "rank_group"])
+    bounds = description.intervals[description.intervals["metric"] == "uar"]
+    bounds = bounds.rename(columns={"low": "uar_low", "high": "uar_high"})[[*KEYS, "uar_low", "uar_high"]]
+    frame = frame.merge(bounds.round(DECIMALS), how="left", on=KEYS).merge(description.groups, how="left", on=KEYS)
+    return frame.astype({"rank_group": "Int64"})[list(LEADERBOARD)].reset_index(drop=True)
+
+
+def read_leaderboard(path: Path) -> pd.DataFrame:
+    """Read a ``leaderboard.csv`` as `leaderboard` built it: numbers with their types, text without its guard."""
+    frame = pd.read_csv(path, keep_default_na=False, dtype=str)
+    texts = {name: frame[name].str.replace(r"^'(?=[=+\-@\t\r])", "", regex=True) for name in TEXTS}
+    numbers = {name: pd.to_numeric(frame[name]) for name in LEADERBOARD if name not in (*TEXTS, "tuned")}
+    frame = frame.assign(**texts, **numbers, tuned=frame["tuned"] == "True")
+    return frame.astype(
+        {**dict.fromkeys((*QUALITY, "fit_s", "latency_p50_ms"), float), "rank": "Int64", "rank_group": "Int64"}
+    )
 
 
 def _row(
@@ -131,10 +171,11 @@ def to_markdown(frame: pd.DataFrame, run: Mapping[str, Any]) -> str:
             f"{first['n_utterances']} utterances, {first['n_speakers']} speakers, {len(about['classes'])} emotions "
             f"({_escape(', '.join(about['classes']))}); chance is {1 / len(about['classes']):.3f}. "
             + _honesty(first["waives"])
-            + (f" {first['n_excluded']} recordings were excluded." if first["n_excluded"] else ""),
+            + (f" {first['n_excluded']} recordings were excluded." if first["n_excluded"] else "")
+            + " Intervals are over speakers; entries of one group cannot be told apart.",
             "",
-            "| rank | entry | UAR | WAR | macro F1 | worst speaker | seed SD | trials | optimism | fit (s) | failed |",
-            "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+            f"| {' | '.join(HEADINGS)} |",
+            f"|{'|'.join('---' if heading == 'entry' else '---:' for heading in HEADINGS)}|",
         ]
         lines += [_markdown_row(row) for _, row in part.iterrows()]
         lines.append("")
@@ -148,11 +189,17 @@ def _honesty(waives: str) -> str:
 
 
 def _markdown_row(row: pd.Series) -> str:
-    rank = "" if pd.isna(row["rank"]) else str(row["rank"])
-    figures = [row[name] for name in ("uar", "war", "macro_f1", "worst_speaker_uar", "seed_sd")]
+    rank, group = (figure(row[name], 0) for name in ("rank", "rank_group"))
+    quality = [figure(row["uar"]), interval(row), *(figure(row[name]) for name in ("war", "macro_f1"))]
+    spread = [figure(row[name]) for name in ("worst_speaker_uar", "seed_sd")]
     tuning = [str(row["n_trials"] or ""), figure(row["optimism"])]
-    cells = [rank, _escape(row["entry"]), *(figure(value) for value in figures), *tuning, figure(row["fit_s"], 2)]
+    cells = [rank, group, _escape(row["entry"]), *quality, *spread, *tuning, figure(row["fit_s"], 2)]
     return f"| {' | '.join(cells)} | {row['n_failed'] or ''} |"
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    """Return the interval of a row's UAR for people; empty where there is none."""
+    return "" if pd.isna(row["uar_low"]) else f"{row['uar_low']:.3f}–{row['uar_high']:.3f}"
 
 
 def figure(value: Any, decimals: int = 3) -> str:

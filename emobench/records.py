@@ -44,18 +44,29 @@ def _job_path(folder: Path, key: str) -> Path:
 
 
 def write_tables(
-    experiment: Experiment, folder: Path, jobs: Sequence[Job], finished: Mapping[str, FoldResult]
+    experiment: Experiment,
+    folder: Path,
+    jobs: Sequence[Job],
+    finished: Mapping[str, FoldResult],
+    *,
+    is_changed: bool = True,
 ) -> pd.DataFrame:
-    """Write the tidy tables, ``run.json`` and everything derived from them; return the leaderboard."""
+    """Write the tidy tables, ``run.json`` and everything derived from them; return the leaderboard.
+
+    Where no job is new (`is_changed` is false) and the run that is recorded is this one, what is there is left alone.
+    """
     import pandas as pd
 
+    run_json = _run_json(experiment, jobs, finished)
+    if not is_changed and _is_recorded(folder, run_json):
+        return leaderboard.read_leaderboard(folder / "leaderboard.csv")
     done = [job for job in jobs if job.key in finished]
     scores = pd.DataFrame(_score_rows(experiment, done, finished), columns=list(results.SCORES))
     predictions = pd.DataFrame(_prediction_rows(experiment, done, finished))
     if predictions.empty:
         predictions = pd.DataFrame(columns=list(results.PREDICTIONS))
-    run_json = _run_json(experiment, jobs, finished)
-    board = leaderboard.leaderboard(scores, predictions, run_json)
+    description = leaderboard.describe(scores, predictions, run_json)
+    board = leaderboard.leaderboard(scores, predictions, run_json, description)
     results.write_table(folder / "scores", scores, results.SCORES)
     results.write_table(folder / "predictions", predictions, results.PREDICTIONS)
     results.write_csv(folder / "folds.csv", pd.DataFrame(_fold_rows(experiment), columns=list(results.FOLDS)))
@@ -63,10 +74,22 @@ def write_tables(
         trials = pd.DataFrame(_trial_rows(experiment, done, finished), columns=list(results.TRIALS))
         results.write_csv(folder / "trials.csv", trials)
     write_excluded(folder / "excluded.csv", {dataset.name: dataset.excluded for dataset in experiment.datasets})
-    results.write_json(folder / "run.json", run_json)
     results.write_csv(folder / "leaderboard.csv", board)
+    results.write_csv(folder / "pairs.csv", description.pairs.round(leaderboard.DECIMALS))
     results.write_bytes(folder / "leaderboard.md", leaderboard.to_markdown(board, run_json).encode())
+    results.write_json(folder / "run.json", run_json)  # last: what it stands beside is complete
     return board
+
+
+def _is_recorded(folder: Path, run_json: Mapping[str, Any]) -> bool:
+    """Return whether a run's folder holds all its tables, written for just this run."""
+    try:
+        recorded = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    tables = [f"{name}.{suffix}" for name in ("scores", "predictions") for suffix in ("parquet", "csv")]
+    files = [*tables, "folds.csv", "excluded.csv", "leaderboard.csv", "leaderboard.md", "pairs.csv"]
+    return recorded == run_json and all((folder / name).is_file() for name in files)
 
 
 def _score_rows(
