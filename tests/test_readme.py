@@ -1,0 +1,78 @@
+"""The README tells the truth: its figures are those of the committed leaderboards, its commands exist."""
+
+import re
+
+import pandas as pd
+import pytest
+from typer.main import get_command
+
+from emobench.cli import app
+from emobench.config import validate_config
+
+
+@pytest.fixture(scope="module")
+def readme(pytestconfig):
+    return (pytestconfig.rootpath / "README.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def boards(pytestconfig):
+    found = {path.parent.name: pd.read_csv(path) for path in pytestconfig.rootpath.glob("results/*/leaderboard.csv")}
+    return {name.rpartition("-")[0]: board for name, board in found.items()}
+
+
+def cells(readme, heading):
+    """Return the rows of the table whose first line begins with `heading`, as lists of text."""
+    table = readme[readme.index(heading) :].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in table]
+
+
+def test_readme_shows_the_committed_leaderboard(readme, boards):
+    shown = cells(readme, "| rank | group | entry |")
+    expected = boards["all"]
+    assert [row[2] for row in shown] == list(expected["entry"])
+    assert [row[3] for row in shown] == [f"{value:.3f}" for value in expected["uar"]]
+    assert [row[4] for row in shown] == [
+        f"{low:.3f}–{high:.3f}" for low, high in zip(expected["uar_low"], expected["uar_high"], strict=True)
+    ]
+
+
+def test_readme_shows_what_sharing_speakers_pretends(readme, boards):
+    uar = boards["ravdess-5"].pivot(index="entry", columns="protocol", values="uar")
+    for entry, honest, shared, premium in cells(readme, "| model | unheard actors"):
+        assert honest == f"{uar.loc[entry, 'group-kfold']:.3f}"
+        assert shared == f"{uar.loc[entry, 'random-kfold']:.3f}"
+        assert premium == f"+{uar.loc[entry, 'random-kfold'] - uar.loc[entry, 'group-kfold']:.3f}"
+
+
+def test_committed_leaderboards_hold_the_reference_models_on_real_speech(boards):
+    assert set(boards) == {"all", "ravdess-5", "ravdess-8"}
+    for board in boards.values():
+        assert set(board["corpus"]) == {"ravdess"}
+        assert {"cnn", "mlp", "svm", "xgboost", "dummy"} <= set(board["entry"])
+        assert (board["n_failed"] == 0).all()
+        assert board["uar_low"].notna().all()
+
+
+def test_readme_names_the_commands_that_there_are(readme):
+    commands = get_command(app).commands
+    line = re.search(r"^`run`, .*?;", readme, re.MULTILINE)[0]
+    named = {word.split("|")[0] for word in re.findall(r"`([a-z |]+)`", line)}
+    assert {word.split()[0] for word in named} == set(commands)
+    assert set(re.search(r"`data ([a-z|]+)`", line)[1].split("|")) == set(commands["data"].commands)
+    for command in re.findall(r"(?:`|\$ )emobench ([a-z]+)", readme):
+        assert command in commands, command
+
+
+def test_config_of_the_readme_is_valid(readme):
+    from ruamel.yaml import YAML
+
+    text = re.search(r"```yaml\n(.*?)```", readme, re.DOTALL)[1]
+    config, remarks = validate_config(YAML(typ="safe").load(text), "README.md")
+    assert len(config.models) == 2
+    assert remarks == ()
+
+
+def test_configs_that_the_readme_names_exist(readme, pytestconfig):
+    for name in set(re.findall(r"configs/[a-z0-9-]+\.yaml", readme)):
+        assert (pytestconfig.rootpath / name).is_file(), name
