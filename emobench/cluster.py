@@ -12,6 +12,7 @@ import logging
 import os
 import re
 import signal
+import tempfile
 import threading
 import time
 import uuid
@@ -187,7 +188,8 @@ class DaskPool:
             "distributed.scheduler.allowed-failures": 1,
             "distributed.worker.preload": [__name__],
         }
-        self._stack.enter_context(dask.config.set(settings))
+        scratch = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="emobench-", ignore_cleanup_errors=True))
+        self._stack.enter_context(dask.config.set(settings | {"temporary-directory": scratch}))
         try:
             return self._stack.enter_context(
                 LocalCluster(
@@ -197,6 +199,7 @@ class DaskPool:
                     host="127.0.0.1",
                     dashboard_address="127.0.0.1:0",
                     worker_dashboard_address=None,
+                    local_directory=scratch,
                     silence_logs=logging.CRITICAL,
                 )
             )

@@ -184,6 +184,7 @@ def test_cluster_that_loses_a_machine_writes_the_same_leaderboard(
     assert boards[1] == boards[0]
 
 
+@pytest.mark.slow
 def test_job_that_kills_every_worker_is_a_row_and_the_run_ends_with_4(bench, cluster, tmp_path):  # noqa: F811
     models = ["svm", misfit("exit", once=True)]
     code, _, _ = finish(bench(models, "--dask", cluster.file))
@@ -204,6 +205,7 @@ def test_local_cluster_is_stopped_by_ctrl_c_and_leaves_nobody(bench, tmp_path): 
     assert code == 130, err
     assert err.splitlines()[-1].startswith("emobench: stopped. What is finished is kept; to continue: emobench run ")
     assert left(children) == []
+    assert not list((tmp_path / "tmp").iterdir())
 
 
 def listening(process):
