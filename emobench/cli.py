@@ -351,6 +351,9 @@ def _print_plan(config: Path, output: Path, n_jobs: int, only: Sequence[str], ma
             ],
             "n_to_extract": planned.n_to_extract,
             "estimate_s": round(planned.estimate_s, 1),
+            "n_workers": planned.n_workers,
+            "worker_bytes": planned.worker_bytes,
+            "disk_bytes": planned.disk_bytes,
             "remarks": list(planned.remarks),
         }
     )

@@ -50,13 +50,13 @@ class TuningPlan:
 
     Attributes
     ----------
-    study : str
-        File that the job's Optuna study is kept in.
+    study : str or None
+        File that the job's Optuna study is kept in; None to tune in memory.
     """
 
     n_trials: int
     inner_splits: int
-    study: str
+    study: str | None
 
 
 @dataclass(frozen=True)

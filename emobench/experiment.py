@@ -170,8 +170,9 @@ class Experiment:
         found = []
         for model in self.config.models:
             found.append(Entry(model.entry, model))
-            if tuning and models.get_model(model.name).space:
-                found.append(Entry(f"{model.entry}-tuned", model, tuning.trials_of(model), tuning.inner_splits))
+            n_trials = tuning.trials_of(model) if tuning and models.get_model(model.name).space else 0
+            if tuning and n_trials:
+                found.append(Entry(f"{model.entry}-tuned", model, n_trials, tuning.inner_splits))
         return found
 
     def _certify_inner(self, labels: Labels, fold: Fold, protocol: ProtocolConfig) -> dict[str, Any]:

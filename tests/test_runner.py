@@ -440,6 +440,19 @@ def test_plan_counts_and_writes_nothing(tiny_corpus, tmp_path):
     assert after.estimate_s == 0
 
 
+def test_tuned_entries_stand_beside_the_others_unless_they_have_no_trials(tiny_corpus, tmp_path):
+    config = config_of(
+        tiny_corpus,
+        models=["svm", {"name": "svm", "id": "svm-c1", "params": {"C": 1}}, "xgboost", "dummy"],
+        tuning={"n_trials": 2, "inner_splits": 2, "per_model": {"xgboost": 0, "svm-c1": 5}},
+    )
+    trials = {job.entry: job.tuning and job.tuning.n_trials for job in plan(config, output=tmp_path).jobs}
+    assert trials == {
+        **{"svm": None, "svm-tuned": 2, "svm-c1": None, "svm-c1-tuned": 5},
+        **{"xgboost": None, "dummy": None},
+    }
+
+
 def test_plan_of_a_corpus_that_is_not_here_says_what_stands_in(tmp_path):
     config = {"corpora": [{"name": "ravdess", "when_missing": "synthetic"}], "models": ["dummy"]}
     planned = plan(config, output=tmp_path)
