@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -247,8 +248,8 @@ def estimate(
 ) -> float:
     """Estimate the wall-clock seconds of jobs from the times of finished ones of the same entry.
 
-    Where an entry has none, those of its model count, tuned or not, and else what the registry says. The longest jobs
-    start first, so that the last ones are short.
+    Where an entry has none, those of its model count, tuned or not, and else what the registry says, in proportion to a
+    short fit on this machine. The longest jobs start first, so that the last ones are short.
     """
     ratios: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for job in jobs:
@@ -257,11 +258,23 @@ def estimate(
             seconds = result.fit_s + result.predict_s + (result.tuning["tuning_s"] if result.tuning else 0.0)
             for group in ((job.corpus, job.features, job.entry), (job.model,)):
                 ratios[group].append(seconds / experiment.cost_s(job))
-    costs = []
-    for job in todo:
-        known = ratios.get((job.corpus, job.features, job.entry)) or ratios.get((job.model,)) or [1.0]
-        costs.append(experiment.cost_s(job) * float(np.median(known)))
+    timed = [ratios.get((job.corpus, job.features, job.entry)) or ratios.get((job.model,)) for job in todo]
+    calibration = [_calibrate()] if not all(timed) else []
+    costs = [
+        experiment.cost_s(job) * float(np.median(known or calibration)) for job, known in zip(todo, timed, strict=True)
+    ]
     return max(sum(costs) / n_workers, max(costs, default=0.0))
+
+
+def _calibrate(n_epochs: int = 3) -> float:
+    """Return this machine's seconds in proportion to the registry's, from a short fit of the network on noise."""
+    spec = models.get_model("cnn")
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((800, 40)).astype(np.float32), np.arange(800) % 5
+    started = time.perf_counter()
+    models.build(spec, {"epochs": n_epochs}, random_state=0).fit(X, y)
+    whole_fit_s = (time.perf_counter() - started) / n_epochs * models.parameters(spec)["epochs"]
+    return float(np.clip(whole_fit_s / (spec.cost / 6), 0.1, 10.0))
 
 
 def _saved_keys(folder: Path, experiment: Experiment, jobs: Sequence[Job]) -> set[str]:

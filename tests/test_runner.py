@@ -440,6 +440,20 @@ def test_plan_counts_and_writes_nothing(tiny_corpus, tmp_path):
     assert after.estimate_s == 0
 
 
+def test_plan_without_recorded_times_is_calibrated_on_this_machine(tiny_corpus, tmp_path, monkeypatch):
+    from emobench import runner
+
+    assert 0.1 <= runner._calibrate(1) <= 10
+
+    def estimate_s(factor):
+        monkeypatch.setattr(runner, "_calibrate", lambda: factor)
+        config = config_of(tiny_corpus, models=["mlp"], repeats=50)
+        return plan(config, output=tmp_path / "results", n_jobs=1).estimate_s - runner._START_S
+
+    preparation_s = 24 * runner._EXTRACTION_S
+    assert estimate_s(4.0) - preparation_s == pytest.approx(4 * (estimate_s(1.0) - preparation_s))
+
+
 def test_tuned_entries_stand_beside_the_others_unless_they_have_no_trials(tiny_corpus, tmp_path):
     config = config_of(
         tiny_corpus,
