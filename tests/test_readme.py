@@ -1,6 +1,7 @@
 """The README tells the truth: its figures are those of the committed leaderboards, its commands exist."""
 
 import re
+import subprocess
 
 import pandas as pd
 import pytest
@@ -17,8 +18,13 @@ def readme(pytestconfig):
 
 @pytest.fixture(scope="module")
 def boards(pytestconfig):
-    found = {path.parent.name: pd.read_csv(path) for path in pytestconfig.rootpath.glob("results/*/leaderboard.csv")}
-    return {name.rpartition("-")[0]: board for name, board in found.items()}
+    """Read what is committed: runs of one's own lie in the same folder."""
+    root = pytestconfig.rootpath
+    listed = subprocess.run(["git", "ls-files", "results"], cwd=root, capture_output=True, text=True)
+    paths = [root / line for line in listed.stdout.splitlines() if line.endswith("/leaderboard.csv")]
+    if not paths:
+        pytest.skip("not a git checkout")
+    return {path.parent.name.rpartition("-")[0]: pd.read_csv(path) for path in paths}
 
 
 def cells(readme, heading):
