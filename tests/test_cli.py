@@ -14,6 +14,7 @@ from conftest import write_corpus
 from filelock import FileLock
 
 from emobench import __version__, cli
+from emobench.commands import registries
 
 EMOBENCH = [sys.executable, "-m", "emobench"]
 HEAVY = ("keras", "librosa", "numpy", "optuna", "pandas", "pyarrow", "scipy", "sklearn", "tensorflow", "xgboost")
@@ -211,7 +212,7 @@ def test_bug_is_the_only_1_and_says_so(emobench, monkeypatch):
     def fail(*_):
         raise KeyError("whatever")
 
-    monkeypatch.setattr(cli, "_print_columns", fail)
+    monkeypatch.setattr(registries, "print_columns", fail)
     code, out, err = emobench("list", "metrics")
     assert (code, out, len(err.splitlines())) == (1, "", 1)
     assert "internal error, a bug of emobench: KeyError: 'whatever'" in err
@@ -224,7 +225,7 @@ def test_memory_and_disk_are_no_bugs(emobench, monkeypatch):
         def fail(*_, error=error):
             raise error
 
-        monkeypatch.setattr(cli, "_print_columns", fail)
+        monkeypatch.setattr(registries, "print_columns", fail)
         code, out, err = emobench("list", "metrics")
         assert (code, out, len(err.splitlines())) == (5, "", 1)
 

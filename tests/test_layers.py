@@ -15,7 +15,7 @@ LAYERS = {
     2: {"config", "store", "dataset", "leaderboard", "statistics", "tuning"},
     3: {"evaluation", "bundle", "inference", "experiment", "records", "verification"},
     4: {"runner"},
-    5: {"console", "cli", "__main__"},
+    5: {"console", "commands", "cli", "__main__"},
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
 HEAVY = {

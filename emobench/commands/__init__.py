@@ -1,0 +1,10 @@
+"""The commands, a module for each group; what they need is imported when one is called."""
+
+# ruff: noqa: I001  (the order is that of --help)
+from emobench.commands.frame import app
+from emobench.commands import runs
+from emobench.commands import prediction
+from emobench.commands import registries
+from emobench.commands import data
+
+__all__ = ["app", "data", "prediction", "registries", "runs"]
