@@ -11,9 +11,13 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_PUBLIC = {"run": "emobench.runner", "predict": "emobench.inference"}
+_PUBLIC = {
+    "load_results": "emobench.results",
+    "predict": "emobench.inference",
+    "run": "emobench.runner",
+}
 
-__all__ = ["predict", "run"]
+__all__ = ["load_results", "predict", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,6 @@ from emobench.results import LEADERBOARD
 KEYS = ["corpus", "features", "protocol", "entry"]
 QUALITY = ("uar", "uar_low", "uar_high", "war", "macro_f1", "worst_speaker_uar", "seed_sd", "tuning_s", "optimism")
 DECIMALS = 6
-TEXTS = ("corpus", "features", "protocol", "entry", "model", "folds", "feature_spec", "feature_key", "waives")
 HEADINGS = (
     *("rank", "group", "entry", "UAR", "95 % interval", "WAR", "macro F1", "worst speaker", "seed SD"),
     *("trials", "optimism", "fit (s)", "failed"),
@@ -78,17 +76,6 @@ def leaderboard(
     bounds = bounds.rename(columns={"low": "uar_low", "high": "uar_high"})[[*KEYS, "uar_low", "uar_high"]]
     frame = frame.merge(bounds.round(DECIMALS), how="left", on=KEYS).merge(description.groups, how="left", on=KEYS)
     return frame.astype({"rank_group": "Int64"})[list(LEADERBOARD)].reset_index(drop=True)
-
-
-def read_leaderboard(path: Path) -> pd.DataFrame:
-    """Read a ``leaderboard.csv`` as `leaderboard` built it: numbers with their types, text without its guard."""
-    frame = pd.read_csv(path, keep_default_na=False, dtype=str)
-    texts = {name: frame[name].str.replace(r"^'(?=[=+\-@\t\r])", "", regex=True) for name in TEXTS}
-    numbers = {name: pd.to_numeric(frame[name]) for name in LEADERBOARD if name not in (*TEXTS, "tuned")}
-    frame = frame.assign(**texts, **numbers, tuned=frame["tuned"] == "True")
-    return frame.astype(
-        {**dict.fromkeys((*QUALITY, "fit_s", "latency_p50_ms"), float), "rank": "Int64", "rank_group": "Int64"}
-    )
 
 
 def _row(

@@ -59,7 +59,7 @@ def write_tables(
 
     run_json = _run_json(experiment, jobs, finished)
     if not is_changed and _is_recorded(folder, run_json):
-        return leaderboard.read_leaderboard(folder / "leaderboard.csv")
+        return results.read_leaderboard(folder / "leaderboard.csv")
     done = [job for job in jobs if job.key in finished]
     scores = pd.DataFrame(_score_rows(experiment, done, finished), columns=list(results.SCORES))
     predictions = pd.DataFrame(_prediction_rows(experiment, done, finished))

@@ -11,10 +11,12 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emobench.errors import StorageError
+from emobench.errors import ConfigError, DataError, StorageError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,36 +79,36 @@ TRIALS = {
 }
 EXCLUDED = {"corpus": "string", "path": "string", "reason": "string"}
 
-LEADERBOARD = (
-    "corpus",
-    "features",
-    "protocol",
-    "rank",
-    "rank_group",
-    "entry",
-    "model",
-    "tuned",
-    "uar",
-    "uar_low",
-    "uar_high",
-    "war",
-    "macro_f1",
-    "worst_speaker_uar",
-    "seed_sd",
-    "fit_s",
-    "latency_p50_ms",
-    "n_failed",
-    "n_utterances",
-    "n_speakers",
-    "folds",
-    "feature_spec",
-    "feature_key",
-    "waives",
-    "n_excluded",
-    "n_trials",
-    "tuning_s",
-    "optimism",
-)
+LEADERBOARD = {
+    "corpus": "string",
+    "features": "string",
+    "protocol": "string",
+    "rank": "Int64",
+    "rank_group": "Int64",
+    "entry": "string",
+    "model": "string",
+    "tuned": "bool",
+    "uar": "float64",
+    "uar_low": "float64",
+    "uar_high": "float64",
+    "war": "float64",
+    "macro_f1": "float64",
+    "worst_speaker_uar": "float64",
+    "seed_sd": "float64",
+    "fit_s": "float64",
+    "latency_p50_ms": "float64",
+    "n_failed": "int64",
+    "n_utterances": "int64",
+    "n_speakers": "int64",
+    "folds": "string",
+    "feature_spec": "string",
+    "feature_key": "string",
+    "waives": "string",
+    "n_excluded": "int64",
+    "n_trials": "int64",
+    "tuning_s": "float64",
+    "optimism": "float64",
+}
 
 LIBRARIES = (
     "emobench",
@@ -222,6 +224,138 @@ def read_table(stem: Path) -> pd.DataFrame:
     import pandas as pd
 
     return pd.read_parquet(stem.with_suffix(".parquet"))
+
+
+@dataclass(frozen=True)
+class Results:
+    """A recorded run, read from its folder, or a leaderboard alone.
+
+    Attributes
+    ----------
+    path : Path
+        The run's folder, or the CSV.
+    leaderboard : DataFrame
+        The columns `LEADERBOARD`, best entry of each board first.
+    run : dict
+        The content of ``run.json``; empty for a leaderboard alone.
+    """
+
+    path: Path
+    leaderboard: pd.DataFrame
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame | None:
+        """Scores of every fold (`SCORES`), None where they are not kept."""
+        return self._read("scores")
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame | None:
+        """Predictions of every test utterance (`PREDICTIONS`), None where they are not kept."""
+        return self._read("predictions")
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """Return a CSV of the run by its name without the suffix (``"pairs"``), None where it is not there."""
+        path = self.path / f"{name}.csv"
+        return _read_csv(path) if self.run and path.is_file() else None
+
+    def _read(self, name: str) -> pd.DataFrame | None:
+        stem = self.path / name
+        return read_table(stem) if self.run and stem.with_suffix(".parquet").is_file() else None
+
+
+def load_results(path: str | os.PathLike[str]) -> Results:
+    """Read a run's folder, a folder that holds one run, or a leaderboard CSV.
+
+    Raises
+    ------
+    ConfigError
+        If there is no run, or a newer emobench wrote it.
+    DataError
+        If a file is damaged.
+    """
+    path = Path(path).expanduser()
+    if path.is_file() and path.suffix == ".csv":
+        return Results(path, read_leaderboard(path))
+    folder = _run_folder(path)
+    run = read_run(folder)
+    return Results(folder, read_leaderboard(folder / "leaderboard.csv"), run)
+
+
+def _run_folder(path: Path) -> Path:
+    if path.is_file() and path.name == "run.json":
+        return path.parent
+    inside = sorted(found.parent for found in path.glob("*/run.json"))
+    if (path / "run.json").is_file() or not inside:
+        return path
+    if len(inside) > 1:
+        names = ", ".join(folder.name for folder in inside[:8])
+        raise ConfigError(f"{path}: must be one run. It holds {len(inside)}: {names}. Name one of them.")
+    return inside[0]
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read the ``run.json`` of a run's folder; raise as `load_results` does."""
+    path = folder / "run.json"
+    try:
+        run = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{folder}: must be a run's folder or a leaderboard CSV. There is no run.json in it. "
+            "Name a folder that `emobench run` wrote."
+        ) from None
+    except NotADirectoryError:
+        raise ConfigError(f"{folder}: must be a run's folder or a leaderboard CSV. Name one.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: must be JSON. {error}. Run the same config again to write it anew.") from None
+    version = run.get("schema_version") if isinstance(run, dict) else None
+    if type(version) is not int:
+        raise DataError(f"{path}: must be the record of a run. It has no schema_version. Run the config again.")
+    if version > RUN_SCHEMA:
+        raise ConfigError(
+            f"{path}: must be of schema version {RUN_SCHEMA} at most. It has {version}: a newer emobench wrote it. "
+            "Upgrade emobench to read it."
+        )
+    return run
+
+
+def read_leaderboard(path: Path) -> pd.DataFrame:
+    """Read a ``leaderboard.csv``: numbers with their types, text without its guard.
+
+    A column that this version does not know stays text; one that an older version did not write is empty.
+    """
+    import pandas as pd
+
+    frame = _read_csv(path)
+    needed = {"corpus", "features", "protocol", "entry", "uar"}
+    if absent := sorted(needed - set(frame.columns)):
+        raise DataError(f"{path}: must be a leaderboard. It lacks the columns {', '.join(absent)}. Name another file.")
+    frame = frame.reindex(columns=[*LEADERBOARD, *(name for name in frame.columns if name not in LEADERBOARD)])
+    for name, kind in LEADERBOARD.items():
+        if kind == "string":
+            frame[name] = frame[name].fillna("")
+        elif kind == "bool":
+            frame[name] = frame[name] == "True"
+        else:
+            try:
+                numbers = pd.to_numeric(frame[name])
+            except ValueError as error:
+                raise DataError(f"{path}: {name} must be numbers. {error}. Write the leaderboard again.") from None
+            frame[name] = numbers.astype("Int64" if numbers.isna().any() and kind == "int64" else kind)
+    return frame
+
+
+def _read_csv(path: Path) -> pd.DataFrame:
+    """Read a CSV of a run as text, without the guard against formulas."""
+    import pandas as pd
+
+    try:
+        frame = pd.read_csv(path, keep_default_na=False, dtype=str)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: must be there. It is not. Run the config again to write it.") from None
+    except (ValueError, UnicodeDecodeError) as error:  # what pandas raises of a CSV that is none
+        raise DataError(f"{path}: must be a CSV that emobench wrote. {error}. Write it again.") from None
+    return frame.apply(lambda column: column.str.replace(r"^'(?=[=+\-@\t\r])", "", regex=True))
 
 
 def _not_a_formula(value: Any) -> Any:

@@ -16,13 +16,16 @@ import pandas as pd
 import pytest
 
 from emobench import results as module
-from emobench.errors import HeldError, StorageError
+from emobench.errors import ConfigError, DataError, HeldError, StorageError
 from emobench.results import (
     EXCLUDED,
     FOLDS,
+    LEADERBOARD,
     PREDICTIONS,
+    RUN_SCHEMA,
     SCORES,
     environment,
+    load_results,
     read_table,
     storage_errors,
     versions,
@@ -310,3 +313,61 @@ def test_git_that_does_not_work_does_not_end_a_run(tmp_path, monkeypatch, error)
 
     monkeypatch.setattr(subprocess, "run", fail)
     assert environment()["git_commit"] == ""
+
+
+# --- reading runs ----------------------------------------------------------------------------------------------------
+
+
+def record(folder, *, schema_version=RUN_SCHEMA, rows=1):
+    folder.mkdir(parents=True)
+    frame = pd.DataFrame({name: ["x"] * rows for name in LEADERBOARD})
+    numbers = {name: 1 for name, kind in LEADERBOARD.items() if kind not in ("string", "bool")}
+    frame.assign(**numbers, tuned=True, entry="=svm").pipe(lambda f: write_csv(folder / "leaderboard.csv", f))
+    (folder / "run.json").write_text(json.dumps({"schema_version": schema_version, "run": folder.name}))
+    return folder
+
+
+def test_load_results_reads_a_run_the_folder_around_it_or_a_leaderboard(tmp_path):
+    folder = record(tmp_path / "one")
+    for path in (folder, tmp_path, folder / "run.json"):
+        found = load_results(path)
+        assert found.run["run"] == "one"
+        assert found.leaderboard.loc[0, "entry"] == "=svm"
+        assert found.predictions is None
+    alone = load_results(folder / "leaderboard.csv")
+    assert alone.run == {}
+    pd.testing.assert_frame_equal(alone.leaderboard, found.leaderboard)
+
+
+def test_load_results_reads_leaderboards_of_other_versions(tmp_path):
+    path = record(tmp_path / "one") / "leaderboard.csv"
+    frame = pd.read_csv(path).drop(columns=["optimism", "n_trials"]).assign(later="new")
+    frame.to_csv(path, index=False)
+    board = load_results(path).leaderboard
+    assert list(board.columns) == [*LEADERBOARD, "later"]
+    assert board["optimism"].isna().all()
+
+
+@pytest.mark.parametrize(
+    "spoil, kind, message",
+    [
+        (lambda run: (run / "run.json").unlink(), ConfigError, "There is no run.json"),
+        (lambda run: (run / "run.json").write_text("{"), DataError, "must be JSON"),
+        (lambda run: (run / "run.json").write_text("[]"), DataError, "no schema_version"),
+        (lambda run: (run / "leaderboard.csv").unlink(), ConfigError, "leaderboard.csv: must be there"),
+        (lambda run: (run / "leaderboard.csv").write_bytes(b"\xff\xfe\0"), DataError, "must be a CSV"),
+        (lambda run: (run / "leaderboard.csv").write_text("a,b\n1,2\n"), DataError, "lacks the columns corpus, entry"),
+        (lambda run: record(run.parent / "two"), ConfigError, "holds 2: one, two"),
+    ],
+    ids=["no record", "cut", "a list", "no leaderboard", "no text", "other columns", "two runs"],
+)
+def test_load_results_refuses(tmp_path, spoil, kind, message):
+    folder = record(tmp_path / "runs" / "one")
+    spoil(folder)
+    with pytest.raises(kind, match=message):
+        load_results(tmp_path / "runs" if "holds" in message else folder)
+
+
+def test_load_results_refuses_what_a_newer_emobench_wrote(tmp_path):
+    with pytest.raises(ConfigError, match=f"schema version {RUN_SCHEMA} at most. It has {RUN_SCHEMA + 1}.*Upgrade"):
+        load_results(record(tmp_path / "one", schema_version=RUN_SCHEMA + 1))

@@ -63,7 +63,7 @@ def test_run_writes_everything_that_the_design_lists(finished):
 
 def test_leaderboard_columns_are_the_public_interface(finished):
     board = pd.read_csv(finished.folder / "leaderboard.csv")
-    assert tuple(board.columns) == LEADERBOARD
+    assert tuple(board.columns) == tuple(LEADERBOARD)
     assert board["latency_p50_ms"].isna().all()
     assert board["rank_group"].notna().all()
     assert board[["uar_low", "uar_high"]].isna().all(axis=None)  # four speakers are too few to say
