@@ -21,6 +21,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -205,6 +206,58 @@ class TuningConfig(_Closed):
         return self.per_model.get(model.entry, self.per_model.get(model.name, self.n_trials))
 
 
+class LatencyConfig(_Closed):
+    """How the speed of every entry's bundle is measured.
+
+    Attributes
+    ----------
+    rounds : int
+        Fresh processes of each bundle, in turn; a figure is the median over them.
+    block_s : float
+        Seconds that calls of one stage and batch size are timed for in a round.
+    batches : list of int
+        How many clips are answered at once; 1 is the leaderboard's.
+    """
+
+    rounds: int = Field(default=10, ge=4, le=1000)
+    block_s: float = Field(default=0.1, gt=0, le=60)
+    batches: list[Annotated[int, Field(ge=1, le=4096)]] = [1, 8, 64]
+
+    @field_validator("batches")
+    @classmethod
+    def _batches_hold_one(cls, batches: list[int]) -> list[int]:
+        if 1 not in batches:
+            raise ValueError(f"must hold 1, which the leaderboard shows. Got {batches}. Add it.")
+        return _refuse_repeats(batches, batches, "sizes", " Remove one.")
+
+
+class PremiumConfig(_Closed):
+    """The leakage premium: the same entries once more, under a protocol that shares speakers.
+
+    Without `random` that is the config's own ``random-kfold``, or one with as many folds as its first protocol that
+    keeps speakers apart and takes `n_splits`.
+    """
+
+    random: ProtocolConfig | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_becomes_row(cls, data: Any) -> Any:
+        is_name = isinstance(data, dict) and isinstance(data.get("random"), str)
+        return {**data, "random": {"name": data["random"]}} if is_name else data
+
+    @model_validator(mode="after")
+    def _check(self) -> PremiumConfig:
+        if self.random is not None and not splits.get_protocol(self.random.name).is_leaky:
+            raise _LocatedError(
+                (
+                    ("random", "name"),
+                    f"must be a protocol that shares speakers. Got {self.random.name!r}. Take random-kfold.",
+                )
+            )
+        return self
+
+
 class RunConfig(_Closed):
     """Everything that a run is: what it leaves out has the default that stands here."""
 
@@ -214,6 +267,7 @@ class RunConfig(_Closed):
     models: list[ModelConfig] = Field(min_length=1)
     protocols: list[ProtocolConfig] = Field(default=[ProtocolConfig(name="group-kfold")], min_length=1)
     tuning: TuningConfig | None = None
+    latency: LatencyConfig | None = None
     metrics: list[MetricName] = Field(default=["uar", "war", "macro_f1"], min_length=1)
     repeats: int = Field(default=1, ge=1, le=1000)
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -221,6 +275,12 @@ class RunConfig(_Closed):
     on_bad_audio: Literal["fail", "skip"] = "fail"
     allow_missing_class: bool = False
     job_timeout_s: float | None = Field(default=None, gt=0)
+    premium: PremiumConfig | None = None
+
+    @model_serializer(mode="wrap")
+    def _leave_out_what_is_absent(self, serialize: Any) -> dict[str, Any]:
+        """Leave out an absent `premium`, so that a run without it keeps the name that it had before there was one."""
+        return {key: value for key, value in serialize(self).items() if key != "premium" or value is not None}
 
     @model_validator(mode="before")
     @classmethod
@@ -268,6 +328,36 @@ class RunConfig(_Closed):
         if faults:
             raise _LocatedError(*faults)
         return self
+
+    @property
+    def honest_protocols(self) -> list[ProtocolConfig]:
+        """Those under which nothing but the speaker is new in a test part: what the leakage premium compares with."""
+        return [row for row in self.protocols if splits.get_protocol(row.name).is_speaker_independent]
+
+    def with_premium(self) -> RunConfig:
+        """Return the config with a `premium` that is written out, and its protocol among the others.
+
+        One that compares both kinds of protocols as it is remains what it is: what was finished under its name counts.
+        """
+        if not self.honest_protocols:
+            raise ConfigError(
+                "A premium must have a protocol under which only speakers are new, to compare with. Got "
+                f"{', '.join(row.label for row in self.protocols)}. Add group-kfold to `protocols`."
+            )
+        given = self.premium.random if self.premium else None
+        own = next((row for row in self.protocols if splits.get_protocol(row.name).is_leaky), None)
+        if self.premium is None and own is not None:
+            return self
+        sizes = [row.options["n_splits"] for row in self.honest_protocols if "n_splits" in row.options]
+        random = given or own or ProtocolConfig(name="random-kfold", n_splits=sizes[0] if sizes else None)
+        clash = next((row for row in self.protocols if row.label == random.label), None)
+        if clash is not None and (clash.name, clash.options) != (random.name, random.options):
+            raise ConfigError(
+                f"premium.random must have a name of its own. `protocols` has {random.label!r} with other options. "
+                "Make them equal, or give one an `id:`."
+            )
+        protocols = self.protocols if clash is not None else [*self.protocols, random]
+        return self.model_copy(update={"protocols": protocols, "premium": PremiumConfig(random=random)})
 
 
 @dataclass(frozen=True)
@@ -336,6 +426,11 @@ def validate_config(
     except ValidationError as error:
         faults = [fault for detail in error.errors(include_url=False) for fault in _faults(detail, source, line_of)]
         raise _config_error(faults) from None
+    if config.premium is not None:
+        try:
+            config = config.with_premium()
+        except ConfigError as error:
+            raise ConfigError(f"{_where(('premium',), source, line_of)}: {error}") from None
     return _drop_duplicates(config, source, line_of)
 
 
@@ -617,8 +712,10 @@ def _settings(model: ModelConfig) -> Mapping[str, Any]:
 __all__ = [
     "AudioConfig",
     "CorpusConfig",
+    "LatencyConfig",
     "LoadedConfig",
     "ModelConfig",
+    "PremiumConfig",
     "ProtocolConfig",
     "RunConfig",
     "UnknownNameError",

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,8 @@ class Labels:
     Attributes
     ----------
     ids, speakers, emotions, sexes : tuple of str
+    statements, intensities : tuple of str
+        An empty text where the corpus does not say.
     audio : tuple of str
         Hash of the recording's samples; equal ones go into the same fold.
     corpus : str
@@ -62,10 +64,12 @@ class Labels:
     sexes: tuple[str, ...]
     audio: tuple[str, ...]
     corpus: str = ""
+    statements: tuple[str, ...] = ()
+    intensities: tuple[str, ...] = ()
 
     def take(self, rows: np.ndarray) -> Labels:
         """Return the labels of some rows."""
-        parts = ("ids", "speakers", "emotions", "sexes", "audio")
+        parts = [item.name for item in fields(self) if item.name != "corpus" and getattr(self, item.name)]
         return replace(self, **{part: tuple(getattr(self, part)[row] for row in rows) for part in parts})
 
 
@@ -82,6 +86,8 @@ class ProtocolSpec:
         What a config may set; ``None`` means that it must.
     waives : tuple of str
         What may be shared between training and test; empty for an honest protocol. Identical audio is never waived.
+    holds_out : str
+        What is new in a test part besides the speaker, or instead: ``"statement"``, ``"intensity"`` or ``"sex"``.
     corpora : tuple of str
         The corpora it is defined for; empty for any.
     """
@@ -91,8 +97,19 @@ class ProtocolSpec:
     assign: str
     options: Mapping[str, Any] = field(default_factory=dict)
     waives: tuple[str, ...] = ()
+    holds_out: str = ""
     corpora: tuple[str, ...] = ()
     version: int = 1
+
+    @property
+    def is_speaker_independent(self) -> bool:
+        """Whether a test part's speakers are new, and nothing else."""
+        return "speaker" not in self.waives and not self.holds_out
+
+    @property
+    def is_leaky(self) -> bool:
+        """Whether nothing of a test part is new: what the leakage premium measures."""
+        return "speaker" in self.waives and not self.holds_out
 
 
 PROTOCOLS: dict[str, ProtocolSpec] = {
@@ -123,6 +140,26 @@ PROTOCOLS: dict[str, ProtocolSpec] = {
             "emobench.splits:random_kfold",
             options={"n_splits": 6},
             waives=("speaker",),
+        ),
+        ProtocolSpec(
+            "statement-out",
+            "Train on all statements but one, test on that; speakers are shared",
+            "emobench.splits:statement_out",
+            waives=("speaker",),
+            holds_out="statement",
+        ),
+        ProtocolSpec(
+            "intensity-out",
+            "Train on all intensities but one, test on that; speakers are shared",
+            "emobench.splits:intensity_out",
+            waives=("speaker",),
+            holds_out="intensity",
+        ),
+        ProtocolSpec(
+            "sex-out",
+            "Train on one sex, test on the other",
+            "emobench.splits:sex_out",
+            holds_out="sex",
         ),
         ProtocolSpec(
             "file",
@@ -242,6 +279,21 @@ def random_kfold(labels: Labels, *, n_splits: int = 6, seed: int = 0) -> np.ndar
     return np.array([fold_of[audio] for audio in labels.audio])
 
 
+def statement_out(labels: Labels, *, seed: int = 0) -> np.ndarray:
+    """Give each statement, in sorted order, a fold of its own."""
+    return _by_value(labels, labels.statements, "statement")
+
+
+def intensity_out(labels: Labels, *, seed: int = 0) -> np.ndarray:
+    """Give each intensity, in sorted order, a fold of its own."""
+    return _by_value(labels, labels.intensities, "intensity")
+
+
+def sex_out(labels: Labels, *, seed: int = 0) -> np.ndarray:
+    """Give each sex, in sorted order, a fold of its own."""
+    return _by_value(labels, labels.sexes, "sex")
+
+
 def from_file(labels: Labels, *, path: str, protocol: str = "", seed: int = 0) -> np.ndarray:
     """Read the fold of each utterance from a CSV with the columns ``utterance`` and ``fold``.
 
@@ -294,6 +346,24 @@ def _take_fold(wanted: dict[str, int], line: Mapping[str, str | None], place: st
 
 def _by_speaker(labels: Labels, fold_of: Mapping[str, int]) -> np.ndarray:
     return np.array([fold_of[speaker] for speaker in labels.speakers])
+
+
+def _by_value(labels: Labels, values: Sequence[str], what: str) -> np.ndarray:
+    """Give each value of an attribute a fold; refuse a corpus that does not tell the attribute of every utterance."""
+    n_told, n_utterances = sum(map(bool, values)), len(labels.ids)
+    corpus = labels.corpus or "the corpus"
+    if n_told < n_utterances:
+        raise SplitError(
+            f"Protocol '{what}-out' must know the {what} of every utterance. Corpus {corpus!r} tells it of {n_told} of "
+            f"{n_utterances}. Take group-kfold, or add the column {what!r} to a manifest."
+        )
+    found, numbers = np.unique(values, return_inverse=True)
+    if len(found) < 2:
+        raise SplitError(
+            f"Protocol '{what}-out' must have utterances of at least 2 values of {what}. Corpus {corpus!r} has "
+            f"{str(found[0])!r} alone. Take group-kfold."
+        )
+    return numbers
 
 
 def _by_actor(labels: Labels, folds: Sequence[Sequence[int]], name: str) -> np.ndarray:

@@ -1,10 +1,20 @@
 """Metrics against scikit-learn, and what they answer where they are not defined."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, balanced_accuracy_score, confusion_matrix, f1_score, recall_score
+from sklearn.metrics import (
+    accuracy_score,
+    balanced_accuracy_score,
+    brier_score_loss,
+    confusion_matrix,
+    f1_score,
+    log_loss,
+    recall_score,
+    roc_auc_score,
+)
 
 from emobench import metrics
 from emobench.errors import UnknownNameError
@@ -31,10 +41,102 @@ def test_metrics_equal_scikit_learn_where_every_class_occurs(case):
     assert (metrics.confusion(y_true, y_pred, k) == confusion_matrix(y_true, y_pred, labels=every)).all()
 
 
+NEEDY = [name for name, row in metrics.METRICS.items() if row.needs == "probabilities"]
+
+
+def answers(k=5, n=200, *, sharpness=1.0, seed=0):
+    """Return true codes of every class, and probabilities that lean to them, some of them equal."""
+    rng = np.random.default_rng(seed)
+    y_true = np.append(np.arange(k), rng.integers(0, k, n - k))
+    leaning = rng.normal(size=(n, k)).round(1) + sharpness * np.eye(k)[y_true]
+    proba = np.exp(leaning)
+    return y_true, proba / proba.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("k", [3, 6])
+@pytest.mark.parametrize("seed", range(5))
+def test_metrics_of_probabilities_equal_scikit_learn(k, seed):
+    y_true, proba = answers(k, 60, seed=seed)
+    every = list(range(k))
+    expected = {
+        "log_loss": log_loss(y_true, proba, labels=every),
+        "brier": brier_score_loss(y_true, proba, labels=every, scale_by_half=False),
+        "auroc": roc_auc_score(y_true, proba, multi_class="ovr", average="macro", labels=every),
+    }
+    for name, value in expected.items():
+        assert metrics.score(name, y_true, None, k, proba)[0] == pytest.approx(value, abs=1e-12)
+
+
+def test_metrics_of_two_classes_are_those_of_one_of_them():
+    y_true = np.arange(60) % 2
+    chances = np.clip(0.3 + 0.3 * y_true + np.random.default_rng(0).normal(0, 0.2, 60), 0, 1)
+    proba = np.column_stack([1 - chances, chances])
+    assert metrics.auroc(y_true, proba) == pytest.approx(roc_auc_score(y_true, chances))
+    assert metrics.log_loss(y_true, proba) == pytest.approx(log_loss(y_true, chances))
+    assert metrics.brier(y_true, proba) == pytest.approx(2 * brier_score_loss(y_true, chances))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ece_is_the_gap_of_each_bin_weighted_by_its_utterances(seed):
+    y_true, proba = answers(seed=seed)
+    frame = pd.DataFrame({"confidence": proba.max(axis=1), "is_right": proba.argmax(axis=1) == y_true})
+    bins = pd.cut(frame["confidence"], np.linspace(0, 1, 16))
+    gaps = [len(part) * abs(part["confidence"].mean() - part["is_right"].mean()) for _, part in frame.groupby(bins)]
+    assert metrics.ece(y_true, proba) == pytest.approx(np.nansum(gaps) / len(y_true), abs=1e-12)
+
+
+def test_ece_bins_are_closed_above():
+    edges = np.linspace(0, 1, metrics.N_BINS + 1)[8:]  # above a half, so that the first class has the top
+    bins, _ = metrics.overconfidence(np.zeros(len(edges), int), np.column_stack([edges, 1 - edges]))
+    assert bins.tolist() == list(range(7, metrics.N_BINS))
+
+
+def test_ece_of_a_calibrated_model_is_small_and_of_a_sure_one_large():
+    rng = np.random.default_rng(0)
+    proba = rng.dirichlet(np.ones(5), 20_000)
+    y_true = (proba.cumsum(axis=1) > rng.random((len(proba), 1))).argmax(axis=1)
+    sure = np.eye(5)[proba.argmax(axis=1)]
+    assert metrics.ece(y_true, proba) < 0.015
+    assert metrics.ece(y_true, sure) == pytest.approx(1 - (proba.argmax(axis=1) == y_true).mean())
+
+
+def test_certainty_in_what_is_wrong_costs_much_but_is_finite():
+    proba = np.array([[1.0, 0.0]])
+    assert metrics.log_loss(np.array([1]), proba) == pytest.approx(36.04, abs=0.01)
+    assert metrics.brier(np.array([1]), proba) == 2
+
+
 @pytest.mark.parametrize("name", list(metrics.METRICS))
-def test_every_metric_of_a_perfect_prediction_is_one(name):
+def test_every_metric_of_a_perfect_prediction_is_the_best_there_is(name):
     y = np.arange(15) % 5
-    assert metrics.score(name, y, y, 5) == (1.0, "")
+    best = 1.0 if metrics.METRICS[name].is_greater_better else 0.0
+    assert metrics.score(name, y, y, 5, np.eye(5)[y]) == (pytest.approx(best, abs=1e-12), "")
+
+
+@pytest.mark.parametrize("name", list(metrics.METRICS))
+def test_every_metric_says_rightly_whether_more_is_better(name):
+    y_true, good = answers(sharpness=3.0)
+    bad = good[np.random.default_rng(1).permutation(len(good))]
+    better, worse = (metrics.score(name, y_true, proba.argmax(axis=1), 5, proba)[0] for proba in (good, bad))
+    assert (better > worse) is metrics.METRICS[name].is_greater_better
+    assert better != worse
+
+
+@pytest.mark.parametrize("name", NEEDY)
+def test_metric_of_probabilities_is_nan_with_a_reason_without_them(name):
+    y = np.arange(15) % 5
+    value, reason = metrics.score(name, y, y, 5)
+    assert np.isnan(value)
+    assert reason == "the model gives no probabilities"
+
+
+def test_only_auroc_is_undefined_of_probabilities_when_a_class_is_not_tested():
+    """scikit-learn warns and answers NaN for AUROC, or leaves the class out; the losses are means over utterances."""
+    y_true, proba = answers(3, 30)
+    y_true = np.where(y_true == 2, 0, y_true)
+    found = {name: metrics.score(name, y_true, proba.argmax(axis=1), 3, proba) for name in NEEDY}
+    assert {name for name, (value, _) in found.items() if np.isnan(value)} == {"auroc"}
+    assert found["auroc"][1] == "no test utterance of 1 of the 3 declared classes"
 
 
 def test_uar_of_one_answer_for_all_is_chance():

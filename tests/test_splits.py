@@ -30,6 +30,8 @@ def design(n_speakers=24, n_repetitions=4, corpus="ravdess"):
         sexes=tuple("female" if int(s) % 2 == 0 else "male" for s, _, _ in rows),
         audio=tuple(f"{s}{e}{r}" for s, e, r in rows),
         corpus=corpus,
+        statements=tuple("kids" if r % 2 else "dogs" for _, _, r in rows),
+        intensities=tuple("strong" if r // 2 % 2 else "normal" for _, _, r in rows),
     )
 
 
@@ -133,6 +135,91 @@ def test_random_kfold_keeps_identical_audio_together():
 def test_one_speaker_is_refused(name):
     with pytest.raises(SplitError, match="at least 2 speakers. Corpus 'ravdess' has 1"):
         splits.make_folds(name, design(n_speakers=1))
+
+
+HELD_OUT = {"statement-out": "statements", "intensity-out": "intensities", "sex-out": "sexes"}
+
+
+@pytest.mark.parametrize("name", list(HELD_OUT))
+def test_held_out_value_is_tested_by_models_of_the_others(name):
+    labels = design()
+    values = np.array(getattr(labels, HELD_OUT[name]))
+    folds = splits.make_folds(name, labels)
+    assert [set(values[fold.test]) for fold in folds] == [{value} for value in sorted(set(values))]
+    assert all(not set(values[fold.train]) & set(values[fold.test]) for fold in folds)
+    assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(len(labels.ids)))
+    assert splits.check_classes(labels, folds, EMOTIONS, protocol=name) == []
+
+
+@pytest.mark.parametrize("name, n_shared", [("statement-out", 24), ("intensity-out", 24), ("sex-out", 0)])
+def test_held_out_protocol_says_whether_it_shares_speakers(name, n_shared):
+    labels, row = design(), splits.get_protocol(name)
+    proof = splits.certify(labels, splits.make_folds(name, labels), protocol=name, waives=row.waives)
+    assert [fold["shared_speakers"] for fold in proof["folds"]] == [n_shared, n_shared]
+    assert row.waives == (("speaker",) if n_shared else ())
+    if n_shared:
+        with pytest.raises(LeakageError, match="speaker '01' is in both"):
+            splits.certify(labels, splits.make_folds(name, labels), protocol=name)
+
+
+@pytest.mark.parametrize("name", list(HELD_OUT))
+def test_held_out_protocol_refuses_a_corpus_that_does_not_say(name):
+    labels, part = design(), HELD_OUT[name]
+    what = name.removesuffix("-out")
+    with pytest.raises(
+        SplitError, match=f"must know the {what} of every utterance. Corpus 'ravdess' tells it of 479 of"
+    ):
+        splits.make_folds(name, replace(labels, **{part: ("", *getattr(labels, part)[1:])}))
+    with pytest.raises(SplitError, match="tells it of 0 of 480"):
+        splits.make_folds(name, replace(labels, **{part: ()}))
+    with pytest.raises(SplitError, match=f"at least 2 values of {what}. Corpus 'ravdess' has 'x' alone"):
+        splits.make_folds(name, replace(labels, **{part: ("x",) * len(labels.ids)}))
+
+
+def test_intensity_out_refuses_an_emotion_of_one_intensity():
+    """As RAVDESS has no strong neutral speech: whoever trains on strong alone has never heard it."""
+    labels = design()
+    kept = [
+        row for row in range(len(labels.ids)) if (labels.emotions[row], labels.intensities[row]) != ("calm", "strong")
+    ]
+    labels = labels.take(np.array(kept))
+    folds = splits.make_folds("intensity-out", labels)
+    with pytest.raises(SplitError, match="fold 0: no training utterance of calm"):
+        splits.check_classes(labels, folds, EMOTIONS, protocol="intensity-out")
+    remarks = splits.check_classes(labels, folds, EMOTIONS, protocol="intensity-out", allow_missing=True)
+    assert remarks == [
+        "intensity-out, fold 1: no test utterance of calm",
+        "intensity-out, fold 0: no training utterance of calm",
+    ]
+
+
+def test_identical_audio_under_two_statements_is_refused():
+    labels = design(n_speakers=6)
+    audio = (labels.audio[1], *labels.audio[1:])
+    labels = replace(labels, audio=audio)
+    folds = splits.make_folds("statement-out", labels)
+    with pytest.raises(LeakageError, match="identical audio is in both"):
+        splits.certify(labels, folds, protocol="statement-out", waives=("speaker",))
+
+
+@pytest.mark.parametrize("name", [name for name, row in splits.PROTOCOLS.items() if name != "file"])
+def test_identical_audio_of_one_kind_stays_in_one_fold_of_every_protocol(name):
+    """RAVDESS has a pair: one actor's two repetitions of a statement, with the same emotion and intensity."""
+    labels = design(n_repetitions=8)  # repetitions 0 and 4 are the same but in name
+    audio = list(labels.audio)
+    audio[4] = audio[0]
+    labels = replace(labels, audio=tuple(audio))
+    folds = splits.make_folds(name, labels)
+    splits.certify(labels, folds, protocol=name, waives=splits.get_protocol(name).waives)
+    assert [{0, 4} <= set(fold.test) for fold in folds].count(True) == 1
+
+
+def test_labels_take_keeps_what_a_corpus_does_not_say_empty():
+    labels = replace(design(n_speakers=2), intensities=())
+    taken = labels.take(np.array([3, 1]))
+    assert taken.statements == ("kids", "kids")
+    assert taken.intensities == ()
+    assert (taken.ids, taken.corpus) == ((labels.ids[3], labels.ids[1]), "ravdess")
 
 
 def test_fewer_speakers_than_folds_are_refused():

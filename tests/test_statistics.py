@@ -17,6 +17,7 @@ from emobench.statistics import Counts, count, describe, difference, holm, inter
 CLASSES = ("angry", "calm", "fearful", "happy", "sad")
 K = len(CLASSES)
 METRICS = ("uar", "war", "macro_f1")
+NEEDY = ("log_loss", "brier", "ece", "auroc")
 
 
 def corpus(n_speakers=8, n_clips=30, *, n_repeats=1, skill=0.5, seed=0):
@@ -30,6 +31,46 @@ def corpus(n_speakers=8, n_clips=30, *, n_repeats=1, skill=0.5, seed=0):
     ]
     repeats = np.repeat(np.arange(n_repeats), len(y_true))
     return np.tile(y_true, n_repeats), np.concatenate(y_pred), np.tile(speakers, n_repeats), repeats
+
+
+def answers(n_speakers=8, n_clips=30, *, n_repeats=1, n_folds=4, skill=1.0, seed=0):
+    """Return rows (y_true, proba, speakers, repeats, folds): speakers in folds, each with voices of their own."""
+    y_true, _, speakers, repeats = corpus(n_speakers, n_clips, n_repeats=n_repeats, seed=seed)
+    rng = np.random.default_rng(seed + 50)
+    _, speaker = np.unique(speakers, return_inverse=True)
+    leaning = rng.normal(size=(len(y_true), K)) + rng.normal(0, 0.7, (n_speakers, K))[speaker]
+    proba = np.exp(leaning + skill * np.eye(K)[y_true])
+    proba = (proba / proba.sum(axis=1, keepdims=True)).round(2)  # so that some are equal
+    return y_true, proba, speakers, repeats, speaker % n_folds
+
+
+def counted_answers(rows):
+    y_true, proba, speakers, repeats, folds = rows
+    return count(y_true, proba.argmax(axis=1), speakers, K, repeats=repeats, classes=CLASSES, proba=proba, folds=folds)
+
+
+def naive_of_probabilities(rows, metric, weights):
+    """Score the rows of every speaker, each as often as its weight says; AUROC by folds, each by its share drawn."""
+    y_true, proba, speakers, repeats, folds = rows
+    names = np.unique(speakers)
+
+    def scored(rows):
+        drawn = np.repeat(rows, np.asarray(weights)[np.searchsorted(names, speakers[rows])])
+        if not len(drawn):
+            return math.nan, 0.0
+        value, _ = metrics.score(metric, y_true[drawn], proba[drawn].argmax(axis=1), K, proba[drawn])
+        return value, len(drawn) / len(rows)
+
+    by_repeat = []
+    for repeat in np.unique(repeats):
+        inside = repeats == repeat
+        parts = [np.flatnonzero(inside)]
+        if metric == "auroc":
+            parts = [np.flatnonzero(inside & (folds == fold)) for fold in np.unique(folds)]
+        found = np.array([scored(rows) for rows in parts])
+        found = found[~np.isnan(found[:, 0])]
+        by_repeat.append(np.average(found[:, 0], weights=found[:, 1]) if len(found) else math.nan)
+    return np.mean(by_repeat)
 
 
 def counted(rows):
@@ -99,6 +140,49 @@ def test_score_of_a_resample_without_a_class_is_nan_as_the_metric_is(metric):
     found = statistics.score_resamples(counted(rows), metric, weights)
     assert found == pytest.approx([naive(rows, metric, row) for row in weights], nan_ok=True)
     assert np.isnan(found).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("metric", NEEDY)
+@pytest.mark.parametrize("n_folds", [1, 4, 8], ids=["speakers-shared", "two-speakers-a-fold", "one-speaker-a-fold"])
+def test_score_of_a_resample_is_the_metric_of_probabilities_of_its_rows(metric, n_folds):
+    rows = answers(n_repeats=2, n_folds=n_folds)
+    weights = np.random.default_rng(1).multinomial(8, np.full(8, 1 / 8), 6)
+    expected = [naive_of_probabilities(rows, metric, row) for row in weights]
+    assert statistics.score_resamples(counted_answers(rows), metric, weights) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", NEEDY)
+def test_score_of_probabilities_is_the_mean_over_repeats_and_of_auroc_over_folds(metric):
+    y_true, proba, _, repeats, folds = rows = answers(n_speakers=6, n_repeats=3, n_folds=4)  # folds of 2 and 1
+    parts = itertools.product(range(3), range(4) if metric == "auroc" else [slice(None)])
+    kept = [(repeats == r) & (True if isinstance(f, slice) else folds == f) for r, f in parts]
+    values = [metrics.score(metric, y_true[part], None, K, proba[part])[0] for part in kept]
+    assert score(counted_answers(rows), metric) == pytest.approx(np.mean(values), abs=1e-12)
+
+
+def test_folds_that_share_speakers_are_scored_apart():
+    """Under a random split each fold's model ranks its own test clips, of all speakers."""
+    y_true, proba, speakers, repeats, _ = answers()
+    folds = np.arange(len(y_true)) % 3
+    rows = (y_true, proba, speakers, repeats, folds)
+    weights = np.random.default_rng(1).multinomial(8, np.full(8, 1 / 8), 10)
+    expected = [naive_of_probabilities(rows, "auroc", row) for row in weights]
+    assert statistics.score_resamples(counted_answers(rows), "auroc", weights) == pytest.approx(expected, abs=1e-12)
+
+
+def test_recall_of_a_class_is_that_of_the_metric():
+    rows = corpus(n_repeats=2)
+    counts = count(*rows[:3], K, repeats=rows[3], classes=CLASSES)
+    by_repeat = [metrics.recalls(rows[0][rows[3] == r], rows[1][rows[3] == r], K) for r in (0, 1)]
+    assert [score(counts, f"recall_{label}") for label in CLASSES] == pytest.approx(np.mean(by_repeat, axis=0))
+    assert score(counts) == pytest.approx(np.mean(by_repeat))
+
+
+def test_every_registered_metric_has_an_interval():
+    counts = counted_answers(answers())
+    for name in metrics.METRICS:
+        found = interval(counts, name, n_resamples=199)
+        assert found.low < score(counts, name) < found.high, name
 
 
 def test_counts_do_not_depend_on_the_order_of_rows():
@@ -211,8 +295,74 @@ def test_interval_with_a_class_that_few_speakers_have(n_having, is_defined):
 
 
 def test_interval_of_an_unknown_metric_names_those_there_are():
-    with pytest.raises(ConfigError, match="one of uar, war, macro_f1. Got 'auroc'"):
-        interval(counted(corpus()), "auroc")
+    with pytest.raises(ConfigError, match="one of uar, war, macro_f1, log_loss, .* or recall_<class>. Got 'kappa'"):
+        interval(counted(corpus()), "kappa")
+    with pytest.raises(ConfigError, match="Got 'recall_bored'"):
+        interval(counted_answers(answers()), "recall_bored")
+
+
+@pytest.mark.parametrize("metric", NEEDY)
+def test_interval_of_a_model_without_probabilities_is_nan_with_a_reason(metric):
+    counts = counted(corpus())
+    assert math.isnan(score(counts, metric))
+    found = interval(counts, metric)
+    assert math.isnan(found.low)
+    assert found.reason == "the model gives no probabilities"
+
+
+@pytest.mark.parametrize("metric", NEEDY)
+def test_interval_of_certain_probabilities_is_their_value(metric):
+    y_true, _, speakers, repeats, folds = answers()
+    counts = counted_answers((y_true, np.eye(K)[y_true], speakers, repeats, folds))
+    best = 1.0 if metric == "auroc" else 0.0
+    found = interval(counts, metric)
+    assert (score(counts, metric), found.low, found.high) == pytest.approx((best, best, best), abs=1e-12)
+
+
+@pytest.mark.parametrize("metric", NEEDY)
+def test_interval_of_one_speaker_is_nan_with_a_reason(metric):
+    counts = counted_answers(answers(n_speakers=1, n_folds=1))
+    assert not math.isnan(score(counts, metric))
+    assert interval(counts, metric).reason == "an interval at 95% takes at least 6 speakers, there are 1"
+
+
+def test_auroc_is_undefined_where_a_fold_lacks_a_class():
+    """Never the mean of the folds that have it: another entry's would be of other speakers."""
+    y_true, proba, speakers, repeats, folds = answers()
+    kept = ~((folds == 2) & (y_true == 4))
+    counts = counted_answers(tuple(part[kept] for part in (y_true, proba, speakers, repeats, folds)))
+    assert math.isnan(score(counts, "auroc"))
+    assert interval(counts, "auroc").reason == "no test utterance of 1 of the 5 declared classes in some fold"
+    assert not math.isnan(interval(counts, "log_loss").low)
+    assert not math.isnan(interval(counts, "recall_sad").low)
+
+
+def test_interval_of_the_recall_of_a_class_needs_speakers_of_that_class_alone():
+    y_true, y_pred, speakers, _ = corpus(n_speakers=24)
+    kept = (y_true != 4) | np.isin(speakers, ["s00", "s01", "s02"])
+    counts = count(y_true[kept], y_pred[kept], speakers[kept], K, classes=CLASSES)
+    assert "4 speakers of each class, one class has 3" in interval(counts, "recall_sad", n_resamples=999).reason
+    kept &= (y_true != 1) | np.isin(speakers, ["s00", "s01", "s02", "s03", "s04"])
+    counts = count(y_true[kept], y_pred[kept], speakers[kept], K, classes=CLASSES)
+    assert np.isnan(statistics.score_resamples(counts, "recall_calm", statistics._resamples(24, 999, 0))).any()
+    assert interval(counts, "recall_calm", n_resamples=999).reason == ""
+    heard = y_true != 4
+    counts = count(y_true[heard], y_pred[heard], speakers[heard], K, classes=CLASSES)
+    assert interval(counts, "recall_sad").reason == "no test utterance of sad"
+
+
+def test_interval_of_ece_and_auroc_is_of_resamples_centred_on_them():
+    """Their resamples are biased: uncentred, the interval of a calibrated model's ECE would lie below its ECE."""
+    rng = np.random.default_rng(0)
+    proba = rng.dirichlet(np.ones(K), 960)
+    y_true = (proba.cumsum(axis=1) > rng.random((960, 1))).argmax(axis=1)
+    speakers = np.repeat(np.arange(24), 40)
+    counts = count(y_true, proba.argmax(axis=1), speakers, K, proba=proba, folds=speakers % 6)
+    resamples = statistics.score_resamples(counts, "ece", statistics._resamples(24, 1999, 0))
+    assert np.mean(resamples > score(counts, "ece")) > 0.8
+    for metric in ("ece", "auroc"):
+        found = interval(counts, metric)
+        assert 0 <= found.low < score(counts, metric) < found.high <= 1
 
 
 def test_interval_over_clips_would_be_half_as_wide():
@@ -257,6 +407,41 @@ def test_difference_p_value_equals_all_swaps_row_by_row(metric):
     assert found.p_value == pytest.approx(np.mean(np.abs(gaps) >= abs(gaps[0]) - 1e-9), abs=1e-12)
 
 
+@pytest.mark.parametrize("metric", ["log_loss", "brier", "ece"])
+def test_difference_of_probabilities_has_the_p_value_of_all_swaps(metric):
+    y_true, proba_a, speakers, repeats, folds = answers(n_speakers=6, skill=1.2)
+    proba_b = answers(n_speakers=6, skill=0.8, seed=3)[1]
+    names, gaps = np.unique(speakers), []
+    for swap in itertools.product([False, True], repeat=6):
+        swapped = np.isin(speakers, names[list(swap)])[:, None]
+        sides = np.where(swapped, proba_b, proba_a), np.where(swapped, proba_a, proba_b)
+        gaps.append(np.subtract(*(metrics.score(metric, y_true, None, K, side)[0] for side in sides)))
+    a, b = (counted_answers((y_true, proba, speakers, repeats, folds)) for proba in (proba_a, proba_b))
+    found = difference(a, b, metric)
+    assert found.value == pytest.approx(gaps[0], abs=1e-12)
+    assert found.p_value == pytest.approx(np.mean(np.abs(gaps) >= abs(gaps[0]) - 1e-9), abs=1e-12)
+
+
+def test_difference_of_auroc_has_an_interval_and_no_p_value():
+    (y_true, good, *rest), bad = answers(n_speakers=12, skill=1.5), answers(n_speakers=12, skill=0.5)[1]
+    a, b = (counted_answers((y_true, proba, *rest)) for proba in (good, bad))
+    found = difference(a, b, "auroc")
+    assert found.value == pytest.approx(score(a, "auroc") - score(b, "auroc"))
+    assert 0 < found.low < found.value < found.high
+    assert math.isnan(found.p_value)
+    assert "no swap test" in found.reason
+    assert difference(a, a, "auroc") == statistics.Difference(0.0, 0.0, 0.0, 1.0)
+
+
+def test_difference_to_a_model_without_probabilities_is_nan_with_a_reason():
+    rows = answers()
+    a, b = counted_answers(rows), count(rows[0], rows[1].argmax(axis=1), rows[2], K)
+    for one, other in ((a, b), (b, a)):
+        found = difference(one, other, "log_loss")
+        assert np.isnan([found.value, found.low, found.high, found.p_value]).all()
+        assert found.reason == "the model gives no probabilities"
+
+
 def test_difference_p_value_by_drawing_is_near_the_exact_one_and_never_zero():
     a, b = (counted(rows) for rows in two_entries(n_speakers=12, gap=0.12))
     exact = difference(a, b, n_permutations=2**11, n_resamples=99)
@@ -289,6 +474,14 @@ def test_difference_interval_is_of_the_paired_resamples():
 def test_difference_of_equal_predictions_is_nothing_for_certain(n_speakers):
     counts = counted(corpus(n_speakers))
     assert difference(counts, counted(corpus(n_speakers))) == statistics.Difference(0.0, 0.0, 0.0, 1.0)
+
+
+def test_difference_of_equal_scores_of_other_predictions_is_not_certain():
+    """As good as each other on these speakers, each on others of them."""
+    hits = np.random.default_rng(0).binomial(8, 0.6, (12, K))
+    found = difference(simulated(hits, 8), simulated(hits[::-1], 8))
+    assert (found.value, found.p_value) == (0, 1)
+    assert found.low < -0.01 < 0.01 < found.high
 
 
 def test_difference_of_few_speakers_has_a_p_value_and_no_interval():
@@ -403,8 +596,8 @@ def test_pairs_of_many_entries_can_still_be_significant():
     assert (frame["p_holm"][frame["entry_a"] != "e00"] == 1).all()
 
 
-def tidy(n_entries=3, *, n_repeats=2, n_speakers=24, n_clips=40, corpus_name="synthetic", step=0.15):
-    """Return a run's table of predictions."""
+def tidy(n_entries=3, *, n_repeats=2, n_speakers=24, n_clips=40, corpus_name="synthetic", step=0.15, is_sure=False):
+    """Return a run's table of predictions; with probabilities of every entry if `is_sure`."""
     frames = []
     for i in range(n_entries):
         y_true, y_pred, speakers, repeats = corpus(n_speakers, n_clips, n_repeats=n_repeats, skill=0.2 + step * i)
@@ -423,6 +616,9 @@ def tidy(n_entries=3, *, n_repeats=2, n_speakers=24, n_clips=40, corpus_name="sy
                     "speaker": speakers,
                     "y_true": labels[y_true],
                     "y_pred": labels[y_pred],
+                    **(
+                        {f"p_{label}": 0.6 * (y_pred == k) + 0.08 for k, label in enumerate(CLASSES)} if is_sure else {}
+                    ),
                 }
             )
         )
@@ -435,7 +631,7 @@ def test_describe_gives_every_board_its_intervals_groups_and_pairs():
     assert list(found.intervals.columns) == list(statistics.INTERVALS)
     assert list(found.pairs.columns) == list(statistics.PAIRS)
     assert list(found.groups.columns) == list(statistics.GROUPS)
-    assert found.intervals.groupby("corpus", sort=False).size().to_dict() == {"synthetic": 9, "other": 6}
+    assert found.intervals.groupby("corpus", sort=False).size().to_dict() == {"synthetic": 3 * 12, "other": 2 * 12}
     assert found.pairs.groupby("corpus", sort=False).size().to_dict() == {"synthetic": 3, "other": 1}
     assert found.groups["rank_group"].tolist() == [1, 2, 3, 1, 1]  # four speakers tell nothing apart
     assert found.groups["entry"].tolist() == ["e2", "e1", "e0", "e1", "e0"]
@@ -443,6 +639,36 @@ def test_describe_gives_every_board_its_intervals_groups_and_pairs():
     assert (first["entry"], first["metric"], first["n_speakers"], first["n_utterances"]) == ("e2", "uar", 24, 960)
     assert first["low"] < first["value"] < first["high"]
     assert found.intervals.query("corpus == 'other'")["low"].isna().all()
+
+
+def test_describe_scores_every_metric_and_the_recall_of_every_class():
+    frame = pd.concat([tidy(2, is_sure=True), tidy(1, corpus_name="other").assign(entry="e0")], ignore_index=True)
+    frame = frame[(frame["corpus"] == "synthetic") | (frame["y_true"] != "sad") & (frame["y_pred"] != "sad")]
+    found = describe(frame, {"synthetic": CLASSES, "other": CLASSES[:4]}, n_resamples=199).intervals
+    recalls = [f"recall_{label}" for label in CLASSES]
+    by_board = found.groupby(["corpus", "entry"], sort=False)["metric"].agg(list)
+    assert by_board["synthetic", "e0"] == [*metrics.METRICS, *recalls]
+    assert by_board["other", "e0"] == [*metrics.METRICS, *recalls[:4]]
+    is_needy = found["metric"].isin(NEEDY) & (found["corpus"] == "other")
+    assert (found.loc[is_needy, "reason"] == "the model gives no probabilities").all()
+    assert found.loc[is_needy, ["value", "low", "high", "seed_sd"]].isna().all(axis=None)
+    assert (found.loc[~is_needy, "reason"] == "").all()
+    assert found.loc[~is_needy, ["value", "low", "high", "seed_sd"]].notna().all(axis=None)
+
+
+def test_describe_gives_the_spread_over_seeds_beside_the_interval():
+    found = describe(tidy(1, n_repeats=3), {"synthetic": CLASSES}, n_resamples=199, metrics=["uar"]).intervals.iloc[0]
+    y_true, y_pred, _, repeats = corpus(24, 40, n_repeats=3, skill=0.2)
+    by_repeat = [metrics.uar(y_true[repeats == r], y_pred[repeats == r], K) for r in range(3)]
+    assert found["seed_sd"] == pytest.approx(np.std(by_repeat, ddof=1))
+    alone = describe(tidy(1, n_repeats=1), {"synthetic": CLASSES}, n_resamples=199, metrics=["uar"]).intervals
+    assert alone["seed_sd"].isna().all()
+
+
+@pytest.mark.parametrize("rank_by, best", [("uar", "e1"), ("log_loss", "e1"), ("recall_sad", "e1")])
+def test_describe_ranks_by_what_is_better(rank_by, best):
+    found = describe(tidy(2, is_sure=True), {"synthetic": CLASSES}, n_resamples=99, metrics=["uar"], rank_by=rank_by)
+    assert found.groups["entry"].iloc[0] == best
 
 
 def test_describe_does_not_depend_on_the_order_of_rows():
@@ -476,12 +702,14 @@ def test_describe_refuses_a_label_that_is_not_declared():
 
 
 def test_describe_costs_less_than_five_seconds_for_ten_entries():
-    frame = tidy(10, n_repeats=5, step=0.02)
+    frame = tidy(10, n_repeats=1, step=0.02, is_sure=True).assign(
+        fold=lambda frame: frame["speaker"].str[1:].astype(int) % 6
+    )
     statistics._resamples.cache_clear()
     start = time.process_time()
     found = describe(frame, {"synthetic": CLASSES})
     assert time.process_time() - start < 5
-    assert (len(found.intervals), len(found.pairs)) == (30, 45)
+    assert (len(found.intervals), len(found.pairs)) == (120, 45)
 
 
 # --- simulations: how often they are right ---------------------------------------------------------------------------
@@ -508,6 +736,43 @@ def coverage(n_simulations, *, n_speakers=24, centre=0.0, between=1.0, within=0.
 def test_interval_covers_the_truth_at_24_speakers():
     assert 0.92 <= coverage(600) <= 0.98
     assert 0.92 <= coverage(300, n_speakers=10) <= 0.98
+
+
+def coverage_of_probabilities(metric, n_simulations, *, n_speakers=24, temperature=1.0, spread=0.5, n_folds=6):
+    """Return how often the interval has the metric's expectation in it, and a good model's may be over-confident."""
+    rng = np.random.default_rng(12)
+    y_true, speaker = np.tile(np.repeat(np.arange(K), 8), n_speakers), np.repeat(np.arange(n_speakers), 8 * K)
+    values, found = [], []
+    for i in range(n_simulations):
+        voices = rng.normal(0, spread, (n_speakers, K))[speaker]
+        skill = rng.normal(1.0, 0.6 * spread, n_speakers)[speaker, None]
+        proba = np.exp((rng.normal(size=voices.shape) + voices + skill * np.eye(K)[y_true]) / temperature)
+        proba /= proba.sum(axis=1, keepdims=True)
+        counts = count(y_true, y_true, speaker, K, proba=proba, folds=speaker % n_folds)
+        values.append(score(counts, metric))
+        found.append(interval(counts, metric, n_resamples=999, seed=i % 10))
+    return np.mean([one.low <= np.mean(values) <= one.high for one in found])
+
+
+@pytest.mark.parametrize("metric", NEEDY)
+def test_interval_covers_the_metrics_of_probabilities(metric):
+    assert 0.90 <= coverage_of_probabilities(metric, 100) <= 0.99
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("metric", NEEDY)
+@pytest.mark.parametrize(
+    "world",
+    [
+        pytest.param({}, id="speakers-differ"),
+        pytest.param({"spread": 1.0}, id="speakers-differ-much"),
+        pytest.param({"temperature": 1.6}, id="modest"),
+        pytest.param({"n_folds": 24}, id="one-speaker-a-fold"),
+        pytest.param({"n_speakers": 10, "n_folds": 5}, id="10-speakers"),
+    ],
+)
+def test_interval_covers_the_metrics_of_probabilities_in_many_worlds(metric, world):
+    assert 0.92 <= coverage_of_probabilities(metric, 1500, **world) <= 0.985
 
 
 @pytest.mark.slow
