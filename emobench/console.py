@@ -72,7 +72,7 @@ def print_outcome(outcome: Outcome, *, max_remarks: int | None, quiet: bool = Fa
             print(f"note: … and {len(outcome.remarks) - max_remarks} more (-v shows all)", file=sys.stderr)
         print(
             f"{outcome.n_computed} jobs computed, {outcome.n_reused} reused, {outcome.n_failed} failed. "
-            f"Everything is in {outcome.folder}",
+            f"Everything is in {outcome.folder}; read report.html",
             file=sys.stderr,
         )
 
@@ -101,32 +101,14 @@ def _table(title: str, part: pd.DataFrame) -> Table:
     from rich import box
     from rich.table import Table
 
-    from emobench.leaderboard import figure, interval
+    from emobench import leaderboard
 
-    rows = part.to_dict("records")
-    columns = {
-        "rank": lambda row: figure(row["rank"], 0),
-        "group": lambda row: figure(row["rank_group"], 0),
-        "entry": lambda row: row["entry"],
-        "UAR": lambda row: figure(row["uar"]),
-        "95 % interval": interval,
-        "WAR": lambda row: figure(row["war"]),
-        "macro F1": lambda row: figure(row["macro_f1"]),
-        "worst speaker": lambda row: figure(row["worst_speaker_uar"]),
-        "seed SD": lambda row: figure(row["seed_sd"]),
-        "trials": lambda row: str(row["n_trials"] or ""),
-        "optimism": lambda row: figure(row["optimism"]),
-        "fit (s)": lambda row: figure(row["fit_s"], 2),
-        "failed": lambda row: str(row["n_failed"] or ""),
-    }
+    headings, rows = leaderboard.table(part)
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for name, cell in columns.items():
-        cells = [cell(row) for row in rows]
-        if any(cells):  # a column with nothing in it only takes room
-            table.add_column(name, justify="left" if name == "entry" else "right", no_wrap=True)
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "entry" else "right", no_wrap=True)
     for row in rows:
-        shown = [columns[str(column.header)](row) for column in table.columns]
-        table.add_row(*shown)
+        table.add_row(*row)
     return table
 
 

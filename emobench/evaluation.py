@@ -11,8 +11,9 @@ import hashlib
 import io
 import json
 import time
+import traceback
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +22,8 @@ import numpy as np
 from emobench import models
 from emobench.errors import StorageError
 from emobench.splits import fold_fingerprint, rows_fingerprint
+
+LOG_CHARACTERS = 4000
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ class FoldResult:
         Whether the error is one of the machine's storage, which ends the run with exit code 5.
     tuning : dict or None
         What the study found: `trials`, `best_params`, `inner_score`, `tuning_s`, `inner_folds` (fingerprint), `failed`.
+    converged : bool or None
+        Whether an iterative model said nothing of not having converged; None for a model that would not say.
     """
 
     key: str
@@ -135,6 +140,7 @@ class FoldResult:
     log: str = ""
     is_damaged_storage: bool = False
     tuning: dict[str, Any] | None = None
+    converged: bool | None = None
 
     def to_json(self) -> str:
         """Return the result as JSON with the hash of its content."""
@@ -180,7 +186,7 @@ class Fitted:
 
 def evaluate(rows: Rows, job: Job) -> FoldResult:
     """Fit a job's model on its training rows and predict its test rows; never raises."""
-    with _quiet() as log:
+    with _quiet() as (log, warned):
         try:
             estimator = _estimator(job)
             started = time.perf_counter()
@@ -196,7 +202,7 @@ def evaluate(rows: Rows, job: Job) -> FoldResult:
             return FoldResult(
                 job.key,
                 error=_describe(error),
-                log=log.getvalue()[-4000:],
+                log=f"{log.getvalue()}{traceback.format_exc()}"[-LOG_CHARACTERS:],
                 is_damaged_storage=isinstance(error, StorageError),
             )
         return FoldResult(
@@ -206,8 +212,9 @@ def evaluate(rows: Rows, job: Job) -> FoldResult:
             fitted_on=rows_fingerprint(rows.ids, job.train),
             fit_s=fit_s - (tuning["tuning_s"] if tuning else 0.0),
             predict_s=predict_s,
-            log=log.getvalue()[-4000:],
+            log=log.getvalue()[-LOG_CHARACTERS:],
             tuning=tuning,
+            converged=_has_converged(estimator, warned),
         )
 
 
@@ -279,13 +286,27 @@ def _check_predictions(y_pred: np.ndarray, proba: np.ndarray | None, n_test: int
         raise ValueError("predict_proba must return finite numbers. Some are NaN or infinite.")
 
 
+def _has_converged(estimator: Any, warned: set[type[Warning]]) -> bool | None:
+    from sklearn.exceptions import ConvergenceWarning
+
+    pipeline = getattr(estimator, "estimator_", estimator)
+    is_iterative = hasattr(pipeline[-1], "n_iter_")
+    return not any(issubclass(category, ConvergenceWarning) for category in warned) if is_iterative else None
+
+
 @contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep what a model prints and warns of out of the terminal."""
-    log = io.StringIO()
+def _quiet() -> Iterator[tuple[io.StringIO, set[type[Warning]]]]:
+    """Keep what a model prints and warns of out of the terminal; yields the text and the kinds of warnings."""
+    log, warned = io.StringIO(), set[type[Warning]]()
+
+    def note(message: Any, category: type[Warning], *where: Any, **_: Any) -> None:
+        warned.add(category)
+        log.write(warnings.formatwarning(message, category, *where[:2]))
+
     with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
         warnings.simplefilter("default")
-        yield log
+        warnings.showwarning = note
+        yield log, warned
 
 
 def _describe(error: BaseException) -> str:

@@ -96,8 +96,9 @@ class Experiment:
     @property
     def name(self) -> str:
         """Run name: the config's, and a hash of what it resolves to on the corpora that are really used."""
+        without = {"corpora", "job_timeout_s", "latency"}  # what changes no result
         content = {
-            "config": {k: v for k, v in self.portable_config().items() if k not in {"corpora", "job_timeout_s"}},
+            "config": {k: v for k, v in self.portable_config().items() if k not in without},
             "corpora": {dataset.name: dataset.fingerprint for dataset in self.datasets},
         }
         return f"{self.loaded.name}-{digest(content)[:8]}"

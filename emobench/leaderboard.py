@@ -3,31 +3,42 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from emobench import metrics, statistics
-from emobench.results import LEADERBOARD
+from emobench import slices, statistics
+from emobench.results import LEADERBOARD, in_markdown
 
 KEYS = ["corpus", "features", "protocol", "entry"]
-QUALITY = ("uar", "uar_low", "uar_high", "war", "macro_f1", "worst_speaker_uar", "seed_sd", "tuning_s", "optimism")
+METRICS = ("uar", "war", "macro_f1", "log_loss", "brier", "ece", "auroc")
+LATENCY_KEYS = ["corpus", "features", "entry"]
+LATENCY = ("latency_p50_ms", "latency_p95_ms", "model_bytes")
 DECIMALS = 6
-HEADINGS = (
-    *("rank", "group", "entry", "UAR", "95 % interval", "WAR", "macro F1", "worst speaker", "seed SD"),
-    *("trials", "optimism", "fit (s)", "failed"),
-)
 
 
-def describe(scores: pd.DataFrame, predictions: pd.DataFrame, run: Mapping[str, Any]) -> statistics.Description:
-    """Return intervals over speakers, rank groups and differences between the entries of which no fold failed."""
-    failed = scores.loc[scores["fit_s"].isna(), KEYS].drop_duplicates()
-    marked = predictions.merge(failed, on=KEYS, how="left", indicator=True)
-    whole = marked[marked["_merge"] == "left_only"].drop(columns="_merge")
-    classes = {name: corpus["classes"] for name, corpus in run["corpora"].items()}
-    return statistics.describe(whole, classes, seed=0)
+def complete(scores: pd.DataFrame, predictions: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
+    """Return the predictions of the entries that have every fold of every repeat, and none that failed.
+
+    Quality is theirs alone: a figure without the fold that failed would be one of other speakers.
+    """
+    jobs = scores.drop_duplicates([*KEYS, "repeat", "fold"])
+    done = jobs[jobs["fit_s"].notna()].groupby(KEYS, sort=False).size()
+    n_folds = {(c["corpus"], c["protocol"]): len(c["folds"]) for c in run["leakage_certificates"]}
+    expected = [n_folds.get((corpus, protocol), 0) * run["config"]["repeats"] for corpus, _, protocol, _ in done.index]
+    whole = done[done == expected].reset_index()[KEYS]
+    return predictions.merge(whole, on=KEYS)
+
+
+def describe(predictions: pd.DataFrame, run: Mapping[str, Any]) -> statistics.Description:
+    """Return intervals over speakers, rank groups and differences between entries; see `emobench.statistics`."""
+    return statistics.describe(predictions, declared(run), seed=0)
+
+
+def declared(run: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the declared classes of each corpus of a run."""
+    return {name: corpus["classes"] for name, corpus in run["corpora"].items()}
 
 
 def leaderboard(
@@ -35,11 +46,14 @@ def leaderboard(
     predictions: pd.DataFrame,
     run: Mapping[str, Any],
     description: statistics.Description | None = None,
+    latency: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Build the leaderboard of a run.
 
-    Quality is scored on the pooled out-of-fold predictions of each repeat, then averaged over repeats. An entry of
-    which a fold failed has no quality, no rank, and stands last.
+    Quality is that of `statistics.describe`: scored on the pooled out-of-fold predictions of each repeat, then averaged
+    over repeats. An entry of which a fold failed has no quality, no rank, and stands last. `converged` is false where
+    a model said in any fold that it had not, and empty for models that would not say. `pareto` is whether no other
+    entry of the board is as good in UAR and median latency and better in one; empty where either is not known.
 
     Parameters
     ----------
@@ -48,55 +62,91 @@ def leaderboard(
     run : mapping
         The content of ``run.json``.
     description : Description, optional
-        What `describe` returned, where it is at hand.
+        What `describe` returned of the complete entries, where it is at hand.
+    latency : DataFrame, optional
+        One row per corpus, features and entry, with the columns `LATENCY_KEYS` and `LATENCY`.
 
     Returns
     -------
     DataFrame with the columns `emobench.results.LEADERBOARD`.
     """
-    pooled = dict(iter(predictions.groupby(KEYS, sort=False)))
-    rows = [
-        _row(dict(zip(KEYS, key, strict=True)), cells, pooled.get(key), run)
-        for key, cells in scores.groupby(KEYS, sort=False)
-    ]
-    frame = pd.DataFrame(rows, columns=list(LEADERBOARD)).astype(
-        dict.fromkeys((*QUALITY, "fit_s", "latency_p50_ms"), float)
+    whole = complete(scores, predictions, run)
+    description = description or describe(whole, run)
+    frame = pd.DataFrame(
+        [_row(dict(zip(KEYS, key, strict=True)), cells, run) for key, cells in scores.groupby(KEYS, sort=False)],
+        columns=[*KEYS, *_OF_JOBS],
     )
-    order = {name: list(run[name]) for name in ("corpora", "features")}
-    protocols = list(dict.fromkeys(certificate["protocol"] for certificate in run["leakage_certificates"]))
-    frame = frame.assign(
-        _corpus=frame["corpus"].map(order["corpora"].index),
-        _features=frame["features"].map(order["features"].index),
-        _protocol=frame["protocol"].map(protocols.index),
-    ).sort_values(["_corpus", "_features", "_protocol", "uar", "entry"], ascending=[True, True, True, False, True])
-    ranks = frame.groupby(["_corpus", "_features", "_protocol"])["uar"].rank(method="min", ascending=False)
-    description = description or describe(scores, predictions, run)
-    frame = frame.assign(rank=ranks.astype("Int64")).drop(columns=["uar_low", "uar_high", "rank_group"])
-    bounds = description.intervals[description.intervals["metric"] == "uar"]
-    bounds = bounds.rename(columns={"low": "uar_low", "high": "uar_high"})[[*KEYS, "uar_low", "uar_high"]]
-    frame = frame.merge(bounds.round(DECIMALS), how="left", on=KEYS).merge(description.groups, how="left", on=KEYS)
-    return frame.astype({"rank_group": "Int64"})[list(LEADERBOARD)].reset_index(drop=True)
+    if latency is None:
+        latency = pd.DataFrame(columns=[*LATENCY_KEYS, *LATENCY])
+    for part in (_quality(description), _worst_speakers(whole), description.groups):
+        frame = frame.merge(part, how="left", on=KEYS)
+    frame = _in_order(frame.merge(latency[[*LATENCY_KEYS, *LATENCY]], how="left", on=LATENCY_KEYS), run)
+    frame["optimism"] = (frame["inner_score"] - frame["uar"]).round(DECIMALS)
+    boards = frame.groupby(KEYS[:3], sort=False)
+    frame["rank"] = boards["uar"].rank(method="min", ascending=False)
+    frame["pareto"] = pd.concat([_pareto(part) for _, part in boards]) if len(frame) else None
+    kinds = {name: kind for name, kind in LEADERBOARD.items() if kind != "string"}
+    return frame[list(LEADERBOARD)].astype(kinds).reset_index(drop=True)
 
 
-def _row(
-    key: dict[str, str], cells: pd.DataFrame, pooled: pd.DataFrame | None, run: Mapping[str, Any]
-) -> dict[str, Any]:
+def _quality(description: statistics.Description) -> pd.DataFrame:
+    """Return a row an entry: each metric, the interval of UAR, and its spread over seeds."""
+    intervals = description.intervals
+    values = intervals.pivot(index=KEYS, columns="metric", values="value").reindex(columns=list(METRICS))
+    of_uar = intervals[intervals["metric"] == "uar"].set_index(KEYS)[["low", "high", "seed_sd"]]
+    return values.join(of_uar.rename(columns={"low": "uar_low", "high": "uar_high"})).round(DECIMALS).reset_index()
+
+
+def _worst_speakers(whole: pd.DataFrame) -> pd.DataFrame:
+    rows = [
+        dict(zip(KEYS, key, strict=True)) | {"worst_speaker_uar": round(slices.by_speaker(part)["uar"].min(), DECIMALS)}
+        for key, part in whole.groupby(KEYS, sort=False)
+    ]
+    return pd.DataFrame(rows, columns=[*KEYS, "worst_speaker_uar"])
+
+
+def _in_order(frame: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
+    """Sort as the config has corpora, features and protocols, the best entry first."""
+    places = {
+        "corpus": list(run["corpora"]),
+        "features": list(run["features"]),
+        "protocol": list(dict.fromkeys(certificate["protocol"] for certificate in run["leakage_certificates"])),
+    }
+    keys = {f"_{name}": frame[name].map(order.index) for name, order in places.items()}
+    frame = frame.assign(**keys).sort_values([*keys, "uar", "entry"], ascending=[True, True, True, False, True])
+    return frame.drop(columns=list(keys)).reset_index(drop=True)
+
+
+def _pareto(part: pd.DataFrame) -> pd.Series:
+    """Return which entries of a board no other one dominates in UAR and median latency."""
+    known = part[["uar", "latency_p50_ms"]].astype(float).dropna()
+    uar, latency_ms = known["uar"].to_numpy(), known["latency_p50_ms"].to_numpy()
+    is_as_good = (uar[:, None] >= uar) & (latency_ms[:, None] <= latency_ms)
+    is_better = (uar[:, None] > uar) | (latency_ms[:, None] < latency_ms)
+    is_front = pd.Series(~(is_as_good & is_better).any(axis=0), index=known.index, dtype="boolean")
+    return is_front.reindex(part.index)
+
+
+_OF_JOBS = (
+    *("model", "tuned", "fit_s", "n_failed", "n_utterances", "n_speakers", "folds", "feature_spec", "feature_key"),
+    *("waives", "n_excluded", "n_trials", "tuning_s", "inner_score", "converged"),
+)
+
+
+def _row(key: dict[str, str], cells: pd.DataFrame, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the jobs of an entry and ``run.json`` tell of it, with the columns `KEYS` and `_OF_JOBS`."""
     jobs = cells.drop_duplicates(["repeat", "fold"])
-    n_failed = int(jobs["fit_s"].isna().sum())
     corpus, features = run["corpora"][key["corpus"]], run["features"][key["features"]]
     certificate = next(
         c for c in run["leakage_certificates"] if (c["corpus"], c["protocol"]) == (key["corpus"], key["protocol"])
     )
-    quality = {} if n_failed or pooled is None else _quality(pooled, tuple(corpus["classes"]))
     return {
-        **dict.fromkeys(LEADERBOARD),
         **key,
-        **quality,
-        **_tuning(jobs, quality.get("uar", math.nan)),
+        **_tuning(jobs),
         "model": run["entries"][key["entry"]]["model"],
         "tuned": run["entries"][key["entry"]]["tuned"],
         "fit_s": round(float(jobs["fit_s"].mean()), 4),
-        "n_failed": n_failed,
+        "n_failed": int(jobs["fit_s"].isna().sum()),
         "n_utterances": certificate["n_tested"],
         "n_speakers": corpus["n_speakers"],
         "folds": certificate["folds_fingerprint"],
@@ -104,41 +154,26 @@ def _row(
         "feature_key": features["key"],
         "waives": "+".join(certificate["waives"]),
         "n_excluded": corpus["n_excluded"],
+        "converged": _converged(jobs),
     }
 
 
-def _tuning(jobs: pd.DataFrame, uar: float) -> dict[str, float]:
-    """Return the trials of a fold, the seconds they took, and how much better tuning thought the entry than it is."""
+def _tuning(jobs: pd.DataFrame) -> dict[str, float]:
+    """Return the trials of a fold, the seconds they took, and what tuning thought the entry scores."""
     if not (jobs["n_trials"] > 0).any():
-        return {"n_trials": 0}
-    optimism = round(float(jobs["inner_score"].mean()) - uar, DECIMALS)
+        return {"n_trials": 0, "tuning_s": math.nan, "inner_score": math.nan}
     tuning_s = round(float(jobs["tuning_s"].mean()), 4)
-    return {"n_trials": int(jobs["n_trials"].max()), "tuning_s": tuning_s, "optimism": optimism}
-
-
-def _quality(pooled: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, float]:
-    """Score the pooled predictions of every repeat; return means, and the spread of UAR over repeats."""
-    code = {label: index for index, label in enumerate(classes)}
-    repeats = [
-        (part["y_true"].map(code).to_numpy(), part["y_pred"].map(code).to_numpy(), part["speaker"].to_numpy())
-        for _, part in pooled.groupby("repeat")
-    ]
-    k = len(classes)
-    per_metric = {
-        name: [metrics.score(name, y_true, y_pred, k)[0] for y_true, y_pred, _ in repeats]
-        for name in ("uar", "war", "macro_f1")
+    return {
+        "n_trials": int(jobs["n_trials"].max()),
+        "tuning_s": tuning_s,
+        "inner_score": float(jobs["inner_score"].mean()),
     }
-    by_speaker = np.mean([list(_speaker_uars(*repeat, k)) for repeat in repeats], axis=0)
-    quality = {name: float(np.mean(values)) for name, values in per_metric.items()}
-    quality["worst_speaker_uar"] = float(by_speaker.min())
-    quality["seed_sd"] = float(np.std(per_metric["uar"], ddof=1)) if len(repeats) > 1 else math.nan
-    return {name: round(value, DECIMALS) for name, value in quality.items()}
 
 
-def _speaker_uars(y_true: np.ndarray, y_pred: np.ndarray, speakers: np.ndarray, n_classes: int) -> Iterator[float]:
-    for speaker in np.unique(speakers):
-        rows = speakers == speaker
-        yield metrics.present_uar(y_true[rows], y_pred[rows], n_classes)
+def _converged(jobs: pd.DataFrame) -> bool | None:
+    """Return whether every fold of an entry has converged, None where none would say."""
+    said = jobs["converged"].dropna()
+    return bool(said.all()) if len(said) else None
 
 
 def describe_features(specification: Mapping[str, Any]) -> str:
@@ -152,36 +187,28 @@ def to_markdown(frame: pd.DataFrame, run: Mapping[str, Any]) -> str:
     lines = [f"# {run['run']}", ""]
     for (corpus, features, protocol), part in frame.groupby(["corpus", "features", "protocol"], sort=False):
         first, about = part.iloc[0], run["corpora"][corpus]
+        headings, rows = table(part)
         lines += [
-            f"## {_escape(corpus)} · {_escape(features)} · {_escape(protocol)}",
+            f"## {in_markdown(corpus)} · {in_markdown(features)} · {in_markdown(protocol)}",
             "",
             f"{first['n_utterances']} utterances, {first['n_speakers']} speakers, {len(about['classes'])} emotions "
-            f"({_escape(', '.join(about['classes']))}); chance is {1 / len(about['classes']):.3f}. "
-            + _honesty(first["waives"])
+            f"({in_markdown(', '.join(about['classes']))}); chance is {1 / len(about['classes']):.3f}. "
+            + honesty(first["waives"])
             + (f" {first['n_excluded']} recordings were excluded." if first["n_excluded"] else "")
             + " Intervals are over speakers; entries of one group cannot be told apart.",
             "",
-            f"| {' | '.join(HEADINGS)} |",
-            f"|{'|'.join('---' if heading == 'entry' else '---:' for heading in HEADINGS)}|",
+            f"| {' | '.join(headings)} |",
+            f"|{'|'.join('---' if heading == 'entry' else '---:' for heading in headings)}|",
+            *(f"| {' | '.join(map(in_markdown, row))} |" for row in rows),
+            "",
         ]
-        lines += [_markdown_row(row) for _, row in part.iterrows()]
-        lines.append("")
     return "\n".join(lines)
 
 
-def _honesty(waives: str) -> str:
+def honesty(waives: str) -> str:
     if waives:
         return f"**Training and test share: {waives.replace('+', ', ')}.** Not a figure for new speakers."
     return "No speaker is in training and test."
-
-
-def _markdown_row(row: pd.Series) -> str:
-    rank, group = (figure(row[name], 0) for name in ("rank", "rank_group"))
-    quality = [figure(row["uar"]), interval(row), *(figure(row[name]) for name in ("war", "macro_f1"))]
-    spread = [figure(row[name]) for name in ("worst_speaker_uar", "seed_sd")]
-    tuning = [str(row["n_trials"] or ""), figure(row["optimism"])]
-    cells = [rank, group, _escape(row["entry"]), *quality, *spread, *tuning, figure(row["fit_s"], 2)]
-    return f"| {' | '.join(cells)} | {row['n_failed'] or ''} |"
 
 
 def interval(row: Mapping[str, Any]) -> str:
@@ -194,5 +221,36 @@ def figure(value: Any, decimals: int = 3) -> str:
     return "" if pd.isna(value) else f"{value:.{decimals}f}"
 
 
-def _escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+SHOWN: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "rank": lambda row: figure(row["rank"], 0),
+    "group": lambda row: figure(row["rank_group"], 0),
+    "entry": lambda row: row["entry"],
+    "UAR": lambda row: figure(row["uar"]),
+    "95 % interval": interval,
+    "WAR": lambda row: figure(row["war"]),
+    "macro F1": lambda row: figure(row["macro_f1"]),
+    "worst speaker": lambda row: figure(row["worst_speaker_uar"]),
+    "seed SD": lambda row: figure(row["seed_sd"]),
+    "AUROC": lambda row: figure(row["auroc"]),
+    "log loss": lambda row: figure(row["log_loss"]),
+    "Brier": lambda row: figure(row["brier"]),
+    "ECE": lambda row: figure(row["ece"]),
+    "trials": lambda row: str(row["n_trials"] or ""),
+    "optimism": lambda row: figure(row["optimism"]),
+    "fit (s)": lambda row: figure(row["fit_s"], 2),
+    "p50 (ms)": lambda row: figure(row["latency_p50_ms"], 2),
+    "p95 (ms)": lambda row: figure(row["latency_p95_ms"], 2),
+    "size (kB)": lambda row: "" if pd.isna(row["model_bytes"]) else figure(row["model_bytes"] / 1000, 0),
+    "failed": lambda row: str(row["n_failed"] or ""),
+}
+DETAILS = frozenset({"AUROC", "log loss", "Brier", "ECE", "p95 (ms)", "size (kB)"})
+
+
+def table(part: pd.DataFrame, *, in_detail: bool = False) -> tuple[list[str], list[tuple[str, ...]]]:
+    """Return rows of a leaderboard for people, with their headings; a column with nothing in it only takes room."""
+    rows = part.to_dict("records")
+    cells = {
+        heading: [cell(row) for row in rows] for heading, cell in SHOWN.items() if in_detail or heading not in DETAILS
+    }
+    shown = {heading: column for heading, column in cells.items() if any(column)}
+    return list(shown), list(zip(*shown.values(), strict=True))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emobench import leaderboard, metrics, models, results
+from emobench import metrics, models, reports, results
 from emobench.bundle import Bundle, label_encoder, save_bundle, verify_bundle
 from emobench.errors import AudioError, BundleError
 from emobench.evaluation import Fitted, FoldResult, Job
@@ -19,6 +19,9 @@ from emobench.features import get_features
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# What a bundle says of how good it is, of the columns of the leaderboard.
+BUNDLE_SCORES = ("protocol", "waives", "uar", "uar_low", "uar_high", "war", "macro_f1", "worst_speaker_uar")
 
 
 def read_finished(folder: Path, jobs: Sequence[Job]) -> dict[str, FoldResult]:
@@ -51,45 +54,54 @@ def write_tables(
     *,
     is_changed: bool = True,
 ) -> pd.DataFrame:
-    """Write the tidy tables, ``run.json`` and everything derived from them; return the leaderboard.
+    """Write the tidy tables, everything derived from them and ``run.json``; return the leaderboard.
 
-    Where no job is new (`is_changed` is false) and the run that is recorded is this one, what is there is left alone.
+    Where no job is new (`is_changed` is false), the run that is recorded is this one and its files are whole, what is
+    there is left alone.
     """
     import pandas as pd
 
     run_json = _run_json(experiment, jobs, finished)
-    if not is_changed and _is_recorded(folder, run_json):
-        return results.read_leaderboard(folder / "leaderboard.csv")
-    done = [job for job in jobs if job.key in finished]
-    scores = pd.DataFrame(_score_rows(experiment, done, finished), columns=list(results.SCORES))
-    predictions = pd.DataFrame(_prediction_rows(experiment, done, finished))
-    if predictions.empty:
-        predictions = pd.DataFrame(columns=list(results.PREDICTIONS))
-    description = leaderboard.describe(scores, predictions, run_json)
-    board = leaderboard.leaderboard(scores, predictions, run_json, description)
-    results.write_table(folder / "scores", scores, results.SCORES)
-    results.write_table(folder / "predictions", predictions, results.PREDICTIONS)
-    results.write_csv(folder / "folds.csv", pd.DataFrame(_fold_rows(experiment), columns=list(results.FOLDS)))
-    if experiment.config.tuning:
-        trials = pd.DataFrame(_trial_rows(experiment, done, finished), columns=list(results.TRIALS))
-        results.write_csv(folder / "trials.csv", trials)
-    write_excluded(folder / "excluded.csv", {dataset.name: dataset.excluded for dataset in experiment.datasets})
-    results.write_csv(folder / "leaderboard.csv", board)
-    results.write_csv(folder / "pairs.csv", description.pairs.round(leaderboard.DECIMALS))
-    results.write_bytes(folder / "leaderboard.md", leaderboard.to_markdown(board, run_json).encode())
-    results.write_json(folder / "run.json", run_json)  # last: what it stands beside is complete
-    return board
+    if is_changed or not _is_recorded(folder, run_json):
+        done = [job for job in jobs if job.key in finished]
+        scores = pd.DataFrame(_score_rows(experiment, done, finished), columns=list(results.SCORES))
+        predictions = pd.DataFrame(_prediction_rows(experiment, done, finished))
+        if predictions.empty:
+            predictions = pd.DataFrame(columns=list(results.PREDICTIONS))
+        results.write_table(folder / "scores", scores, results.SCORES)
+        results.write_table(folder / "predictions", predictions, results.PREDICTIONS)
+        results.write_csv(folder / "folds.csv", pd.DataFrame(_fold_rows(experiment), columns=list(results.FOLDS)))
+        if experiment.config.tuning:
+            trials = pd.DataFrame(_trial_rows(experiment, done, finished), columns=list(results.TRIALS))
+            results.write_csv(folder / "trials.csv", trials)
+        write_excluded(folder / "excluded.csv", {dataset.name: dataset.excluded for dataset in experiment.datasets})
+        write_logs(folder, done, finished)
+        reports.write_derived(folder, run_json)
+        results.write_json(folder / "run.json", run_json)  # last: what it stands beside is complete
+    return results.read_leaderboard(folder / "leaderboard.csv")
 
 
 def _is_recorded(folder: Path, run_json: Mapping[str, Any]) -> bool:
-    """Return whether a run's folder holds all its tables, written for just this run."""
+    """Return whether a run's folder holds all its files, whole and written for just this run."""
     try:
         recorded = json.loads((folder / "run.json").read_bytes())
     except (OSError, ValueError):
         return False
-    tables = [f"{name}.{suffix}" for name in ("scores", "predictions") for suffix in ("parquet", "csv")]
-    files = [*tables, "folds.csv", "excluded.csv", "leaderboard.csv", "leaderboard.md", "pairs.csv"]
-    return recorded == run_json and all((folder / name).is_file() for name in files)
+    return recorded == run_json and reports.is_current(folder)
+
+
+def write_logs(folder: Path, jobs: Sequence[Job], finished: Mapping[str, FoldResult]) -> None:
+    """Write what each failed job printed and where it failed to ``logs/``; remove the logs of earlier failures."""
+    logs = {}
+    for job in jobs:
+        if is_failed(finished, job):
+            name = f"{job.corpus}+{job.features}+{job.protocol}+{job.entry}+repeat{job.repeat}+fold{job.fold}.txt"
+            logs[folder / "logs" / name] = f"{job.title}\n{finished[job.key].error}\n\n{finished[job.key].log}"
+    for path, text in logs.items():
+        results.write_bytes(path, text.encode(errors="backslashreplace"))
+    for path in set((folder / "logs").glob("*.txt")) - logs.keys():
+        with results.storage_errors(path):
+            path.unlink()
 
 
 def _score_rows(
@@ -102,7 +114,9 @@ def _score_rows(
         for metric in experiment.config.metrics:
             value, reason = float("nan"), result.error
             if not result.error:
-                value, reason = metrics.score(metric, table.y[job.test], np.array(result.y_pred), len(table.classes))
+                proba = None if result.proba is None else np.array(result.proba)
+                y_true, y_pred = table.y[job.test], np.array(result.y_pred)
+                value, reason = metrics.score(metric, y_true, y_pred, len(table.classes), proba)
             yield {
                 **_where(run, job),
                 "waives": "+".join(job.waives),
@@ -115,6 +129,7 @@ def _score_rows(
                 "n_trials": len(tuning["trials"]) if tuning else 0,
                 "tuning_s": tuning["tuning_s"] if tuning else float("nan"),
                 "inner_score": tuning["inner_score"] if tuning else float("nan"),
+                "converged": result.converged,
             }
 
 
@@ -288,10 +303,7 @@ def save_bundles(
                     "run": experiment.name,
                     "key": job.key,
                 },
-                scores=[
-                    {name: _score_of(row[name]) for name in ("protocol", "waives", "uar", "war", "macro_f1")}
-                    for _, row in rows.iterrows()
-                ],
+                scores=[{name: _score_of(row[name]) for name in BUNDLE_SCORES} for _, row in rows.iterrows()],
                 versions=results.versions(),
             ),
         )

@@ -42,6 +42,7 @@ SCORES = {
     "n_trials": "int64",
     "tuning_s": "float64",
     "inner_score": "float64",
+    "converged": "bool",
 }
 PREDICTIONS = {
     "run": "string",
@@ -108,6 +109,14 @@ LEADERBOARD = {
     "n_trials": "int64",
     "tuning_s": "float64",
     "optimism": "float64",
+    "log_loss": "float64",
+    "brier": "float64",
+    "ece": "float64",
+    "auroc": "float64",
+    "converged": "boolean",
+    "latency_p95_ms": "float64",
+    "model_bytes": "Int64",
+    "pareto": "boolean",
 }
 
 LIBRARIES = (
@@ -179,6 +188,13 @@ def write_bytes(path: Path, content: bytes) -> None:
         sync_folder(path.parent)
 
 
+def sweep(folder: Path) -> None:
+    """Remove what killed processes left half written below a folder; only who holds the folder may do that."""
+    for part in folder.rglob(".*.part"):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder durable."""
     if os.name == "nt":  # a folder cannot be opened there
@@ -192,38 +208,64 @@ def sync_folder(folder: Path) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON for people and machines: sorted where order means nothing, NaN refused."""
+    write_bytes(path, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """Return what `write_json` writes."""
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(path, text.encode(errors="backslashreplace"))  # a file name need not be UTF-8
+    return text.encode(errors="backslashreplace")  # a file name need not be UTF-8
 
 
 def write_table(stem: Path, frame: pd.DataFrame, schema: Mapping[str, str]) -> None:
-    """Write a tidy table as ``<stem>.parquet`` and ``<stem>.csv``; columns beyond the schema are float64."""
+    """Write a tidy table as ``<stem>.parquet``, with checksums; columns beyond the schema are float64."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = pa.Table.from_pandas(frame, schema=_arrow_schema(schema, frame.columns), preserve_index=False)
     buffer = io.BytesIO()
-    pq.write_table(table, buffer)
+    pq.write_table(table, buffer, write_page_checksum=True)
     write_bytes(stem.with_suffix(".parquet"), buffer.getvalue())
-    write_csv(stem.with_suffix(".csv"), frame)
 
 
 def write_csv(path: Path, frame: pd.DataFrame) -> None:
     """Write a CSV whose text cannot start a formula in a spreadsheet (a leading apostrophe is added)."""
+    write_bytes(path, csv_bytes(frame))
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """Return what `write_csv` writes."""
     import pandas as pd
 
     safe = frame.copy()
     for column in safe.columns:
         if safe[column].dtype.kind not in "ifb":
-            safe[column] = pd.Series([_not_a_formula(value) for value in frame[column]], frame.index, dtype=object)
-    write_bytes(path, safe.to_csv(index=False, lineterminator="\n").encode(errors="backslashreplace"))
+            safe[column] = pd.Series([not_a_formula(value) for value in frame[column]], frame.index, dtype=object)
+    return safe.to_csv(index=False, lineterminator="\n").encode(errors="backslashreplace")
+
+
+def in_markdown(text: str) -> str:
+    """Return text as a cell of a Markdown table shows it: names must not make columns, lines or HTML."""
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
 
 
 def read_table(stem: Path) -> pd.DataFrame:
-    """Read a table that `write_table` wrote."""
+    """Read a table that `write_table` wrote; raise ConfigError if it is absent, DataError if it is damaged."""
     import pandas as pd
+    import pyarrow as pa
 
-    return pd.read_parquet(stem.with_suffix(".parquet"))
+    path = stem.with_suffix(".parquet")
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: must be there. It is not. Run the same config again to write it.") from None
+    try:
+        return pd.read_parquet(io.BytesIO(content), page_checksum_verification=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DataError(
+            f"{path}: must be a table that emobench wrote. It is damaged: {str(error).splitlines()[0]} "
+            "Run the same config again to write it anew; finished jobs are kept."
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -257,7 +299,7 @@ class Results:
     def table(self, name: str) -> pd.DataFrame | None:
         """Return a CSV of the run by its name without the suffix (``"pairs"``), None where it is not there."""
         path = self.path / f"{name}.csv"
-        return _read_csv(path) if self.run and path.is_file() else None
+        return read_csv(path) if self.run and path.is_file() else None
 
     def _read(self, name: str) -> pd.DataFrame | None:
         stem = self.path / name
@@ -277,12 +319,13 @@ def load_results(path: str | os.PathLike[str]) -> Results:
     path = Path(path).expanduser()
     if path.is_file() and path.suffix == ".csv":
         return Results(path, read_leaderboard(path))
-    folder = _run_folder(path)
+    folder = run_folder(path)
     run = read_run(folder)
     return Results(folder, read_leaderboard(folder / "leaderboard.csv"), run)
 
 
-def _run_folder(path: Path) -> Path:
+def run_folder(path: Path) -> Path:
+    """Return the folder of a run that is named by it, by its ``run.json``, or by a folder with one run in it."""
     if path.is_file() and path.name == "run.json":
         return path.parent
     inside = sorted(found.parent for found in path.glob("*/run.json"))
@@ -326,7 +369,7 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
     """
     import pandas as pd
 
-    frame = _read_csv(path)
+    frame = read_csv(path)
     needed = {"corpus", "features", "protocol", "entry", "uar"}
     if absent := sorted(needed - set(frame.columns)):
         raise DataError(f"{path}: must be a leaderboard. It lacks the columns {', '.join(absent)}. Name another file.")
@@ -336,6 +379,8 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
             frame[name] = frame[name].fillna("")
         elif kind == "bool":
             frame[name] = frame[name] == "True"
+        elif kind == "boolean":
+            frame[name] = frame[name].map({"True": True, "False": False}).astype("boolean")
         else:
             try:
                 numbers = pd.to_numeric(frame[name])
@@ -345,7 +390,7 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
     return frame
 
 
-def _read_csv(path: Path) -> pd.DataFrame:
+def read_csv(path: Path) -> pd.DataFrame:
     """Read a CSV of a run as text, without the guard against formulas."""
     import pandas as pd
 
@@ -358,7 +403,8 @@ def _read_csv(path: Path) -> pd.DataFrame:
     return frame.apply(lambda column: column.str.replace(r"^'(?=[=+\-@\t\r])", "", regex=True))
 
 
-def _not_a_formula(value: Any) -> Any:
+def not_a_formula(value: Any) -> Any:
+    """Return a cell that no spreadsheet takes for a formula: text that would start one gets an apostrophe."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value
 
 
@@ -374,7 +420,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.system(),
         "machine": platform.machine(),
-        "cpu": _cpu(),
+        "cpu": cpu(),
         "n_cores": os.cpu_count(),
         "versions": versions(),
         "git_commit": _git_commit(),
@@ -392,7 +438,8 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """Return the name of the processor."""
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -335,6 +335,18 @@ def _held(path: str | Path | None) -> Iterator[None]:
         ) from None
 
 
+def _refusal(error: BaseException | None) -> str:
+    """Return what the system refused under SQLite; an empty string where it is the study that is damaged."""
+    while error is not None:
+        name = getattr(error, "sqlite_errorname", "")
+        if name.startswith(("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")):
+            return str(error)
+        if isinstance(error, OSError) and error.errno:
+            return error.strerror or str(error)
+        error = error.__cause__ or error.__context__
+    return ""
+
+
 @contextlib.contextmanager
 def _damage_reported(path: str | Path | None) -> Iterator[None]:
     """Turn what SQLAlchemy and Optuna say of a study's file into what to do about it."""
@@ -347,6 +359,11 @@ def _damage_reported(path: str | Path | None) -> Iterator[None]:
     except damage as error:
         if path is None or isinstance(error, StorageError):
             raise
+        if refusal := _refusal(error):
+            raise StorageError(
+                f"{path}: must be writable. The system says: {refusal}. Make room or mend the disk, and run the same "
+                "command again; what is finished is kept, trials too."
+            ) from error
         text = str(error).splitlines()[0][:200]
         raise StorageError(
             f"{path}: must be a study that this emobench can continue. It cannot be used: {text} "

@@ -146,8 +146,26 @@ def test_evaluate_turns_a_failure_into_an_error(monkeypatch, capfd, failure, sai
     monkeypatch.setattr(models, "build", lambda *args, **kwargs: Failing())
     labels = design(n_speakers=6, n_repetitions=1)
     result = evaluate(rows_of(np.zeros((30, 2), np.float32), np.arange(30) % 5, labels), job_of(fold_of(labels)))
-    assert (result.error, result.y_pred, result.log) == (said, [], "noise of a model\n")
+    assert (result.error, result.y_pred, result.converged) == (said, [], None)
+    assert result.log.startswith("noise of a model\nTraceback (most recent call last):\n")
+    assert result.log.endswith(f"{said}\n")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "model, params, converged",
+    [("mlp", {"max_iter": 2}, False), ("svm", {}, True), ("svm", {"max_iter": 1}, False), ("dummy", {}, None)],
+)
+def test_evaluate_says_whether_an_iterative_model_has_converged(model, params, converged):
+    """X23; what it said is in the log."""
+    labels = design(n_speakers=6, n_repetitions=1)
+    X = np.random.default_rng(0).standard_normal((len(labels.ids), 4)).astype(np.float32)
+    rows = rows_of(X, np.arange(len(X)) % 5, labels)
+    for _ in range(2):  # a warning is told again by the next job of a worker
+        result = evaluate(rows, job_of(fold_of(labels), model, **params))
+        assert result.converged is converged
+        assert ("ConvergenceWarning" in result.log) == (converged is False)
+    assert FoldResult.from_json(result.to_json()).converged is converged
 
 
 @pytest.mark.parametrize("answer", [np.full(10, 7), np.zeros(3, int)], ids=["unknown code", "too few"])

@@ -223,6 +223,11 @@ def test_models_that_kill_raise_and_leave_are_rows_and_the_others_finish(bench, 
     assert sorted(errors(tmp_path, "exit")) == ["", "crashed: its worker process died (killed, or out of memory)"]
     assert board(tmp_path).loc[["svm", "print", "kill"], "rank"].notna().all()
     assert "noise" not in out + err
+    logs = {path.name: path.read_text() for path in tmp_path.glob("results/*/logs/*.txt")}
+    assert len(logs) == 7
+    log = logs["tiny+mfcc40+group-kfold+raise+repeat0+fold0.txt"]
+    assert log.startswith("raise · tiny · mfcc40 · group-kfold fold 0\nValueError: no such luck\n")
+    assert 'raise ValueError("no such luck' in log
     assert len([remark for remark in json.loads(out)["remarks"] if remark.startswith("failed: ")]) == 7
     assert workers
     assert left(workers) == []
@@ -353,8 +358,10 @@ def test_search_that_completes_no_trial_and_network_that_diverges_are_told(bench
     remarks = "\n".join(json.loads(out)["remarks"])
     assert remarks.count("tuning_failed (defaults taken)") == 2
     assert errors(tmp_path, "raise-tuned") == ["", ""]
-    assert all(error.startswith("DivergedError") for error in errors(tmp_path, "wild"))
+    for error in errors(tmp_path, "wild"):
+        assert error.startswith("DivergedError: Loss and weights must stay finite in training. Got ")
     assert board(tmp_path)["n_failed"]["wild"] == 2
+    assert board(tmp_path).loc["wild", ["rank", "uar", "uar_low", "log_loss", "worst_speaker_uar"]].isna().all()
 
 
 def test_study_has_one_writer(tmp_path):

@@ -24,8 +24,10 @@ from emobench.results import (
     PREDICTIONS,
     RUN_SCHEMA,
     SCORES,
+    csv_bytes,
     environment,
     load_results,
+    read_leaderboard,
     read_table,
     storage_errors,
     versions,
@@ -173,7 +175,10 @@ def test_json_keeps_every_name(tmp_path):
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 SCHEMAS = {"scores": SCORES, "predictions": PREDICTIONS, "folds": FOLDS, "excluded": EXCLUDED}
-VALUES = {"string": ["a", "", None], "int64": [-1, 0, 2**40], "float64": [0.1, -2.5, np.nan]}
+VALUES = {
+    **{"string": ["a", "", None], "int64": [-1, 0, 2**40], "float64": [0.1, -2.5, np.nan]},
+    "bool": [True, False, None],
+}
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
@@ -190,6 +195,8 @@ def test_table_comes_back_with_the_types_of_its_schema(tmp_path, name, n_rows):
         if kind == "string":
             assert pd.api.types.is_string_dtype(read[column].dtype) or read[column].dtype == object
             assert [None if pd.isna(value) else value for value in read[column]] == columns[column]
+        elif kind == "bool":
+            assert read[column].tolist() == columns[column]
         else:
             assert str(read[column].dtype) == kind
             np.testing.assert_array_equal(read[column].to_numpy(), frame[column].to_numpy())
@@ -217,8 +224,33 @@ def test_same_table_is_the_same_bytes(tmp_path):
     frame = pd.DataFrame({column: VALUES[kind] for column, kind in SCORES.items()})
     for stem in ("a", "b"):
         write_table(tmp_path / stem, frame, SCORES)
-    for suffix in (".csv", ".parquet"):
-        assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    assert csv_bytes(frame) == csv_bytes(read_table(tmp_path / "a"))
+
+
+def test_table_that_is_absent_or_damaged_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"scores.parquet: must be there. It is not. Run the same config again"):
+        read_table(tmp_path / "scores")
+    frame = pd.DataFrame({column: VALUES[kind] * 50 for column, kind in SCORES.items()})
+    write_table(tmp_path / "scores", frame, SCORES)
+    good = (tmp_path / "scores.parquet").read_bytes()
+    size = int.from_bytes(good[-8:-4], "little")  # of the footer, which has no checksum
+    rng = np.random.default_rng(0)
+    n_refused = 0
+    for place in rng.integers(4, len(good) - 8 - size, 40):
+        flipped = bytearray(good)
+        flipped[place] ^= 1 << rng.integers(8)
+        (tmp_path / "scores.parquet").write_bytes(flipped)
+        try:
+            read = read_table(tmp_path / "scores")
+        except DataError:
+            n_refused += 1
+        else:  # a byte that nobody reads
+            pd.testing.assert_frame_equal(read, frame, check_dtype=False)
+    assert n_refused > 20
+    (tmp_path / "scores.parquet").write_bytes(good[:-20])
+    with pytest.raises(DataError, match=r"scores.parquet: must be a table that emobench wrote. It is damaged: .+ Run"):
+        read_table(tmp_path / "scores")
 
 
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
@@ -264,7 +296,7 @@ def test_parquet_keeps_text_as_it_is(tmp_path):
     row = {column: "=1+1" if kind == "string" else 1 for column, kind in SCORES.items()}
     write_table(tmp_path / "scores", pd.DataFrame([row]), SCORES)
     assert read_table(tmp_path / "scores")["error"].tolist() == ["=1+1"]
-    assert "'=1+1" in (tmp_path / "scores.csv").read_text()
+    assert b"'=1+1" in csv_bytes(read_table(tmp_path / "scores"))
 
 
 # --- the machine ----------------------------------------------------------------------------------------------------
@@ -321,7 +353,7 @@ def test_git_that_does_not_work_does_not_end_a_run(tmp_path, monkeypatch, error)
 def record(folder, *, schema_version=RUN_SCHEMA, rows=1):
     folder.mkdir(parents=True)
     frame = pd.DataFrame({name: ["x"] * rows for name in LEADERBOARD})
-    numbers = {name: 1 for name, kind in LEADERBOARD.items() if kind not in ("string", "bool")}
+    numbers = {name: 1 for name, kind in LEADERBOARD.items() if kind not in ("string", "bool", "boolean")}
     frame.assign(**numbers, tuned=True, entry="=svm").pipe(lambda f: write_csv(folder / "leaderboard.csv", f))
     (folder / "run.json").write_text(json.dumps({"schema_version": schema_version, "run": folder.name}))
     return folder
@@ -337,6 +369,26 @@ def test_load_results_reads_a_run_the_folder_around_it_or_a_leaderboard(tmp_path
     alone = load_results(folder / "leaderboard.csv")
     assert alone.run == {}
     pd.testing.assert_frame_equal(alone.leaderboard, found.leaderboard)
+
+
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t"])
+def test_leaderboard_gives_back_names_without_their_guard(tmp_path, start):
+    """S8."""
+    name = f"{start}cmd|'/c calc'!A0"
+    folder = record(tmp_path / "one")
+    frame = read_leaderboard(folder / "leaderboard.csv").assign(corpus=name, waives=name, optimism=-0.25)
+    write_csv(folder / "leaderboard.csv", frame)
+    assert f"'{name}" in (folder / "leaderboard.csv").read_text()
+    read = read_leaderboard(folder / "leaderboard.csv")
+    assert read.loc[0, ["corpus", "waives", "optimism"]].tolist() == [name, name, -0.25]
+
+
+@pytest.mark.parametrize("values", [[True, False, None], [None], [True], [False]])
+def test_leaderboard_keeps_true_false_and_empty_apart(tmp_path, values):
+    path = record(tmp_path / "one", rows=len(values)) / "leaderboard.csv"
+    frame = read_leaderboard(path).assign(converged=pd.array(values, dtype="boolean"))
+    write_csv(path, frame)
+    assert [None if pd.isna(value) else value for value in read_leaderboard(path)["converged"]] == values
 
 
 def test_load_results_reads_leaderboards_of_other_versions(tmp_path):
