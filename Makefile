@@ -11,7 +11,7 @@ WAV := build/data
 # Python must be allowed to keep its compiled modules: TensorFlow starts three times slower without.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-slow test-real lint format bench results clean
+.PHONY: help run test test-slow test-real lint format bench results gate gate-run baseline clean
 
 help:
 	@echo "make run        compare the models of configs/all.yaml, write $(OUTPUT)/"
@@ -20,6 +20,8 @@ help:
 	@echo "make test-real  run the tests on real recordings (DATA=folder that holds ravdess/)"
 	@echo "make lint       check style; make format mends it"
 	@echo "make bench      print speeds as ratios to what one would write by hand"
+	@echo "make gate       run configs/ci.yaml and compare it with results/baseline: fails if quality went down"
+	@echo "make baseline   make results/baseline anew, after a change that is meant to change quality"
 	@echo "make results    make the committed leaderboards again (DATA=folder that holds ravdess/)"
 
 run: $(VENV)/.installed
@@ -51,6 +53,19 @@ results: $(VENV)/.installed
 	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/all.yaml --output $(OUTPUT)
 	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/ravdess-5.yaml --output $(OUTPUT)
 	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/ravdess-8.yaml --output $(OUTPUT)
+
+# Afresh: what an earlier state of the code has finished or extracted must not pass for this one's.
+gate-run: $(VENV)/.installed
+	rm -rf build/gate
+	EMOBENCH_STORE=$(CURDIR)/build/gate/store $(BIN)/emobench run configs/ci.yaml --output build/gate/runs
+
+gate: gate-run
+	$(BIN)/emobench compare results/baseline build/gate/runs --fail uar:0.02
+
+baseline: gate-run
+	rm -rf results/baseline
+	cd build/gate/runs/* && into=$(CURDIR)/results/baseline/$$(basename "$$PWD") && mkdir -p "$$into" && \
+	cp run.json leaderboard.csv leaderboard.md predictions.parquet "$$into"
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
