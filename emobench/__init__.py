@@ -2,7 +2,7 @@
 
 >>> import emobench
 >>> emobench.run("configs/all.yaml").leaderboard      # doctest: +SKIP
->>> emobench.predict("clip.wav").emotion              # doctest: +SKIP
+>>> emobench.load("svm").predict("clip.wav").emotion  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "compare": "emobench.comparison",
+    "load": "emobench.inference",
     "load_results": "emobench.results",
     "predict": "emobench.inference",
     "run": "emobench.runner",
 }
 
-__all__ = ["load_results", "predict", "run"]
+__all__ = ["compare", "load", "load_results", "predict", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,10 +1,10 @@
-"""Bundles: a fitted model with all it needs to predict from audio, in a folder, without pickle.
+"""Bundles: a fitted model with all it needs to predict from audio, in a folder or one zip of it, without pickle.
 
 A bundle is ``bundle.json`` beside the fitted numbers: a skops file for scikit-learn's models, UBJ for XGBoost, npz for
 the network's weights and for the scaler. ``bundle.json`` holds the SHA-256 sum of every other file and of its own
 content, and all of them are checked before another library sees a byte. That proves that nothing was damaged; it
-proves no author. So what the files may hold is closed as well: fixed names, fixed types, arrays whose shape fits
-their size, and a fitted pipeline of exactly the classes that the row of `MODELS` names.
+proves no author. So what the files may hold is closed as well: fixed names, fixed types, finite arrays whose shape fits
+their size and each other, and a fitted pipeline of exactly the classes that the row of `MODELS` names, which answers.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import os
 import secrets
 import shutil
 import stat
+import struct
 import time
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +33,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from emobench import results
 from emobench.errors import BundleError, ConfigError, listing, resolve
 from emobench.models import ModelSpec, check_parameters, get_model, missing_packages
+from emobench.models.compiled import compiled
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,6 +49,8 @@ FILES = frozenset({MANIFEST, SCALER, *MODEL_FILES.values()})
 MAX_ATTEMPTS = 10  # at reading a folder that is replaced again and again
 MAX_MANIFEST_BYTES = 1_000_000
 MAX_BYTES = 2**30
+MAX_RATIO = 100  # of a zip's content to its size; weights are hardly compressed
+MAX_FEATURES = 1_000_000
 
 # What skops may build besides the public scikit-learn and NumPy types that it trusts itself.
 TRUSTED = (
@@ -64,6 +69,7 @@ MAX_SCHEMA_BYTES = 50_000_000
 
 SCALER_ARRAYS = ("mean_", "n_samples_seen_", "scale_", "var_")
 
+ZIP_MAGIC = b"PK\x03\x04"
 MAGIC = (
     (b"\x80", "a pickle"),
     (b"\x78", "a compressed joblib file"),
@@ -71,11 +77,14 @@ MAGIC = (
     (b"BZh", "a bzip2 file"),
     (b"\xfd7zXZ", "an xz file"),
     (b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras .h5)"),
-    (b"PK\x03\x04", "a ZIP archive (.keras, .pt, .npz or .skops)"),
+    (ZIP_MAGIC, "a ZIP archive (.keras, .pt, .npz or .skops)"),
     (b"\x93NUMPY", "a NumPy array"),
 )
 
-SAVE_AGAIN = "Copy the folder again, or save the model again."
+# What the standard library raises on damaged archives, encrypted ones, and methods that it does not know.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, NotImplementedError, struct.error)
+
+SAVE_AGAIN = "Copy the bundle again, or save the model again."
 
 
 class VersionWarning(UserWarning):
@@ -109,6 +118,8 @@ class Bundle:
         Of the run it comes from; NaN is kept as None.
     versions : dict of str to str
         Library versions; `save_bundle` adds those that matter for loading.
+    checksum : str
+        Of ``bundle.json``, and so of everything, where the bundle was loaded; it names the bundle.
     """
 
     estimator: Pipeline
@@ -122,6 +133,7 @@ class Bundle:
     trained_on: dict[str, Any] = field(default_factory=dict)
     scores: Any = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    checksum: str = ""
 
 
 def label_encoder(classes: Sequence[str]) -> LabelEncoder:
@@ -159,8 +171,8 @@ def save_bundle(folder: str | os.PathLike, bundle: Bundle) -> None:
         _publish(folder, files)
 
 
-def load_bundle(folder: str | os.PathLike) -> Bundle:
-    """Read and check a bundle; see the module's docstring for what is checked.
+def load_bundle(path: str | os.PathLike) -> Bundle:
+    """Read and check a bundle, a folder or a zip; see the module's docstring for what is checked.
 
     Raises
     ------
@@ -172,14 +184,14 @@ def load_bundle(folder: str | os.PathLike) -> Bundle:
     VersionWarning
         If it was saved with another version of scikit-learn or of the model.
     """
-    folder = Path(folder)
+    path = Path(path)
     try:
-        return _decode(_read(folder))
+        return _decode(_read(path))
     except BundleError as error:
-        raise BundleError(f"{folder}: {error}") from error
+        raise BundleError(f"{path}: {error}") from error
 
 
-def verify_bundle(folder: str | os.PathLike) -> dict[str, Any]:
+def verify_bundle(path: str | os.PathLike) -> dict[str, Any]:
     """Check every sum of a bundle without building its model; return what ``bundle.json`` says.
 
     Raises
@@ -187,14 +199,42 @@ def verify_bundle(folder: str | os.PathLike) -> dict[str, Any]:
     BundleError
         If a file is missing, damaged or unknown.
     """
-    folder = Path(folder)
+    return _read_verified(Path(path))[0].model_dump()
+
+
+def export_bundle(source: str | os.PathLike, target: str | os.PathLike, *, as_zip: bool = False) -> None:
+    """Copy a bundle, a folder or a zip, as either; the same bundle gives the same bytes.
+
+    An older bundle in the target's place is replaced.
+
+    Raises
+    ------
+    BundleError
+        If the source is damaged, or the target is something else than a bundle.
+    StorageError
+        If the disk does not take it.
+    """
+    _, files = _read_verified(Path(source))
+    target = Path(os.path.realpath(target))
     try:
-        files = _read(folder)
+        _check_replaceable_file(target) if as_zip else _check_replaceable(target)
+    except BundleError as error:
+        raise BundleError(f"{target}: {error}") from error
+    if as_zip:
+        results.write_bytes(target, _zip(files))
+    else:
+        with results.storage_errors(target):
+            _publish(target, files)
+
+
+def _read_verified(path: Path) -> tuple[_Manifest, dict[str, bytes]]:
+    try:
+        files = _read(path)
         manifest = _parse_manifest(files[MANIFEST])
         _check_files(manifest, _row(manifest.model), files)
     except BundleError as error:
-        raise BundleError(f"{folder}: {error}") from error
-    return manifest.model_dump()
+        raise BundleError(f"{path}: {error}") from error
+    return manifest, files
 
 
 # -- bundle.json -----------------------------------------------------------------------------------------------------
@@ -221,7 +261,7 @@ class _Manifest(BaseModel):
     storage: Literal["skops", "xgboost", "cnn"]
     classes: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=1)]
     codes: Annotated[list[int], Field(min_length=1)]
-    n_features: Annotated[int, Field(ge=1)]
+    n_features: Annotated[int, Field(ge=1, le=MAX_FEATURES)]
     features: dict[str, JsonValue]
     sr: Annotated[int, Field(gt=0)]
     trained_on: dict[str, JsonValue]
@@ -314,6 +354,12 @@ def _encode(bundle: Bundle) -> dict[str, bytes]:
         raise BundleError("A bundle's estimator must be fitted. This one is not. Call fit(X, codes).")
     if codes.dtype.kind not in "iu":
         raise BundleError(f"A bundle's estimator must be fitted on integer codes. Got {codes[:3]}. Encode the labels.")
+    n_features = getattr(bundle.estimator, "n_features_in_", None)
+    if n_features is None:
+        raise BundleError(
+            "A bundle's estimator must know how many features it takes (n_features_in_). This one does not say. "
+            "Set it in `fit`, as scikit-learn's `validate_data` does."
+        )
     files = _encode_estimator(bundle.estimator, spec)
     content = {
         "schema_version": SCHEMA_VERSION,
@@ -324,7 +370,7 @@ def _encode(bundle: Bundle) -> dict[str, bytes]:
         "storage": spec.storage,
         "classes": list(map(str, bundle.classes)),
         "codes": codes.tolist(),
-        "n_features": bundle.estimator.n_features_in_,
+        "n_features": n_features,
         "features": bundle.features,
         "sr": bundle.sr,
         "trained_on": bundle.trained_on,
@@ -347,6 +393,7 @@ def _decode(files: Mapping[str, bytes]) -> Bundle:
     note = _version_note(manifest, spec)
     try:
         estimator = _decode_estimator(files, manifest, spec)
+        _check_fitted(estimator, manifest, spec)
     except BundleError:
         raise
     except Exception as error:  # parsers of other projects, which raise what they like on bytes that are not theirs
@@ -354,7 +401,7 @@ def _decode(files: Mapping[str, bytes]) -> Bundle:
             f"{MODEL_FILES[spec.storage]} must hold a fitted {spec.name!r}. It cannot be read "
             f"({type(error).__name__}: {error}). {note or SAVE_AGAIN}"
         ) from error
-    _check_fitted(estimator, manifest, spec)
+    _check_answer(estimator, manifest)
     if note:
         warnings.warn(note, VersionWarning, stacklevel=3)
     return Bundle(
@@ -369,6 +416,7 @@ def _decode(files: Mapping[str, bytes]) -> Bundle:
         trained_on=manifest.trained_on,
         scores=manifest.scores,
         versions=manifest.versions,
+        checksum=manifest.checksum,
     )
 
 
@@ -477,7 +525,7 @@ def _load_skops(data: bytes) -> Any:
         if name == "schema.json":
             _check_schema(content)
         elif name.endswith(".npy"):
-            _check_npy(name, content)
+            _read_npy(name, content)
         else:
             raise BundleError(f"A skops file must hold arrays and schema.json only. Got {name!r}. {SAVE_AGAIN}")
     if unsafe := sorted(set(skops.io.get_untrusted_types(data=data)) - set(TRUSTED)):
@@ -488,7 +536,7 @@ def _load_skops(data: bytes) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", InconsistentVersionWarning)  # said once, by `_version_note`
         estimator = skops.io.loads(data, trusted=list(TRUSTED))
-    _check_trees(estimator)
+    _check_natives(estimator)
     return estimator
 
 
@@ -513,9 +561,10 @@ def _check_schema(data: bytes) -> None:
         )
 
 
-def _check_trees(estimator: Any) -> None:
-    """Refuse decision trees whose indices point out of them: scikit-learn follows those into any memory."""
+def _check_natives(estimator: Any) -> None:
+    """Refuse what compiled code would follow out of its arrays into any memory."""
     import numpy as np
+    from sklearn.svm._base import BaseLibSVM
     from sklearn.tree._tree import Tree
 
     pending, seen = [estimator], set()
@@ -524,6 +573,8 @@ def _check_trees(estimator: Any) -> None:
         if id(item) in seen or isinstance(item, type):
             continue
         seen.add(id(item))
+        if isinstance(item, BaseLibSVM) and hasattr(item, "support_vectors_"):
+            _check_svm(item)
         if isinstance(item, Tree):
             _check_tree(item)
         elif isinstance(item, Mapping):
@@ -532,6 +583,32 @@ def _check_trees(estimator: Any) -> None:
             pending.extend(item)
         else:
             pending.extend(getattr(item, "__dict__", {}).values())
+
+
+def _check_svm(model: Any) -> None:
+    """Arrays of libsvm have the types and lengths that it takes them to have, in float64 and int32."""
+    import numpy as np
+
+    n_vectors, n_classes = len(model.support_vectors_), len(model.classes_)
+    n_pairs = n_classes * (n_classes - 1) // 2
+    n_calibrated = n_pairs if np.size(model._probA) else 0
+    expected = {
+        "support_": ("int32", (n_vectors,)),
+        "support_vectors_": ("float64", (n_vectors, model.n_features_in_)),
+        "_n_support": ("int32", (n_classes,)),
+        "_dual_coef_": ("float64", (n_classes - 1, n_vectors)),
+        "_intercept_": ("float64", (n_pairs,)),
+        "_probA": ("float64", (n_calibrated,)),
+        "_probB": ("float64", (n_calibrated,)),
+    }
+    arrays = {name: np.asarray(getattr(model, name)) for name in expected}
+    found = {name: (str(array.dtype), array.shape) for name, array in arrays.items()}
+    is_plain = model.kernel in ("linear", "poly", "rbf", "sigmoid") and not model._sparse
+    if found != expected or not is_plain or model._n_support.min() < 0 or model._n_support.sum() != n_vectors:
+        raise BundleError(
+            f"Arrays of a support vector machine must fit each other: {expected}. Got {found}, "
+            f"kernel {model.kernel!r}. Do not trust this file."
+        )
 
 
 def _check_tree(tree: Any) -> None:
@@ -562,8 +639,9 @@ def _zip_members(data: bytes) -> dict[str, bytes]:
         return {name: archive.read(name) for name in names}
 
 
-def _check_npy(name: str, data: bytes) -> None:
-    """Refuse an array that holds Python objects, or whose header promises another size than there is."""
+def _read_npy(name: str, data: bytes) -> np.ndarray:
+    """Return an array; refuse Python objects, numbers not finite, and a header that does not tell its size."""
+    import numpy as np
     from numpy.lib import format as npy
 
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
@@ -577,6 +655,11 @@ def _check_npy(name: str, data: bytes) -> None:
     promised, present = math.prod(shape) * dtype.itemsize, len(data) - stream.tell()
     if min(shape, default=0) < 0 or promised != present:
         raise BundleError(f"{name} must have the size its header says, {promised} bytes. Got {present}. {SAVE_AGAIN}")
+    stream.seek(0)
+    array = npy.read_array(stream, allow_pickle=False)
+    if array.dtype.kind in "fc" and not np.isfinite(array).all():
+        raise BundleError(f"{name} must hold finite numbers. It does not. {SAVE_AGAIN}")
+    return array
 
 
 def _npz(arrays: Mapping[str, Any]) -> bytes:
@@ -588,15 +671,12 @@ def _npz(arrays: Mapping[str, Any]) -> bytes:
 
 
 def _read_npz(data: bytes) -> dict[str, np.ndarray]:
-    """Return the finite arrays of an npz file by name."""
-    import numpy as np
-
+    """Return the arrays of an npz file by name."""
     arrays = {}
     for name, content in _zip_members(data).items():
-        _check_npy(name, content)
-        array = np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
-        if array.dtype.kind not in "fiu" or not np.isfinite(array).all():
-            raise BundleError(f"{name} must hold finite numbers. It does not. {SAVE_AGAIN}")
+        array = _read_npy(name, content)
+        if array.dtype.kind not in "fiu":
+            raise BundleError(f"{name} must hold finite numbers. Got {array.dtype}. {SAVE_AGAIN}")
         arrays[name.removesuffix(".npy")] = array
     return arrays
 
@@ -639,7 +719,7 @@ def _check_fitted(estimator: Any, manifest: _Manifest, spec: ModelSpec) -> None:
     own = estimator.named_steps["model"].get_params(deep=False)
     described = {
         "codes": (manifest.codes, np.asarray(estimator.classes_).tolist()),
-        "n_features": (manifest.n_features, estimator.n_features_in_),
+        "n_features": (manifest.n_features, getattr(estimator, "n_features_in_", None)),
         "params": (manifest.params, _plain({name: own[name] for name in manifest.params}, "params")),
     }
     for name, (said, found) in described.items():
@@ -647,10 +727,85 @@ def _check_fitted(estimator: Any, manifest: _Manifest, spec: ModelSpec) -> None:
             raise BundleError(f"{name} in {MANIFEST} must be those of the estimator, {found}. Got {said}. {SAVE_AGAIN}")
 
 
-# -- the folder on disk --------------------------------------------------------------------------------------------
+def _check_answer(estimator: Any, manifest: _Manifest) -> None:
+    """Refuse an estimator that gives no answer: what is missing in it is found here, not at the first recording."""
+    import numpy as np
+
+    try:
+        compiled(estimator, len(manifest.classes))(np.zeros((1, manifest.n_features), np.float32))
+    except BundleError:
+        raise
+    except Exception as error:  # of any library, on a model that has not all its parts
+        raise BundleError(
+            f"The fitted model must answer. It does not ({type(error).__name__}: {error}). {SAVE_AGAIN}"
+        ) from error
 
 
-def _read(folder: Path) -> dict[str, bytes]:
+# -- the folder or zip on disk -------------------------------------------------------------------------------------
+
+
+def _read(path: Path) -> dict[str, bytes]:
+    """Return the content of every file of a bundle."""
+    data = _zip_bytes(path)
+    return _read_folder(path) if data is None else _unzip(data)
+
+
+def _zip_bytes(path: Path) -> bytes | None:
+    """Return the content of a file that is a zip with a bundle in it, as far as a look tells; else nothing."""
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return None
+        with open(path, "rb") as file:
+            if file.read(4) != ZIP_MAGIC or os.fstat(file.fileno()).st_size > MAX_BYTES:
+                return None
+            file.seek(0)
+            data = file.read(MAX_BYTES)
+        return data if MANIFEST in zipfile.ZipFile(io.BytesIO(data)).namelist() else None
+    except (OSError, *ZIP_ERRORS):
+        return None
+
+
+def _unzip(data: bytes) -> dict[str, bytes]:
+    """Return the members of an exported bundle; nothing is written anywhere."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            members = archive.infolist()
+            names = [member.filename for member in members]
+            if len(set(names)) != len(names) or not set(names) <= FILES:
+                raise BundleError(
+                    f"A zipped bundle must hold some of {', '.join(sorted(FILES))}, each once and in no folder. "
+                    f"Got {', '.join(map(repr, names[:5]))}. Do not trust this file, or export the bundle again."
+                )
+            most = min(MAX_BYTES, MAX_RATIO * len(data))
+            sizes = {member.filename: member.file_size for member in members}
+            if sizes[MANIFEST] > MAX_MANIFEST_BYTES or sum(sizes.values()) > most:
+                raise BundleError(
+                    f"A zipped bundle must hold at most {most} bytes, {MAX_MANIFEST_BYTES} of them {MANIFEST}. It "
+                    f"says {sizes}. Do not trust this file."
+                )
+            files = {}
+            for member in members:
+                with archive.open(member) as file:
+                    files[member.filename] = file.read(member.file_size)
+            return files
+    except BundleError:
+        raise
+    except ZIP_ERRORS as error:
+        raise BundleError(f"A zipped bundle must be whole. It is not: {error}. {SAVE_AGAIN}") from error
+
+
+def _zip(files: Mapping[str, bytes]) -> bytes:
+    """Return a zip of some files, always the same for the same content."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in sorted(files.items()):
+            member = zipfile.ZipInfo(name)  # dated 1980
+            member.external_attr = 0o644 << 16
+            archive.writestr(member, data, compress_type=zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def _read_folder(folder: Path) -> dict[str, bytes]:
     """Return the content of every file of a folder; read again where it was replaced meanwhile."""
     for attempt in range(MAX_ATTEMPTS):
         before = _identity(folder)
@@ -706,7 +861,7 @@ def _read_file(path: Path, n_bytes: int) -> bytes:
 
 def _not_a_folder(path: Path) -> str:
     """Return the refusal of something that is no folder; only its first bytes are looked at."""
-    must = f"It must be a folder with {MANIFEST}, as emobench saves models (JSON, npz, UBJ and skops files)."
+    must = f"It must be a folder with {MANIFEST}, as emobench saves models (JSON, npz, UBJ and skops), or a zip of it."
     try:
         status = path.stat()
     except OSError as error:
@@ -735,6 +890,11 @@ def _check_replaceable(folder: Path) -> None:
     others = sorted(name for name, is_folder in names.items() if is_folder or name not in FILES)
     if others:
         raise BundleError(f"A bundle must have its folder for itself. It holds {others[:3]}. Choose another folder.")
+
+
+def _check_replaceable_file(path: Path) -> None:
+    if path.exists() and _zip_bytes(path) is None:
+        raise BundleError("An exported bundle must not replace anything but an older one. Choose another path.")
 
 
 def _publish(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -168,7 +168,7 @@ def test_restore_refuses_what_are_no_trees(fitted, data):
     if data == b"half":
         whole = boosting.booster_bytes(fitted)
         data = whole[: len(whole) // 2]
-    with pytest.raises(BundleError, match=f"Got {len(data)} bytes that are not"):
+    with pytest.raises(BundleError, match="must be XGBoost's UBJSON for 12 features .* They are not: "):
         boosting.restore(fitted.get_params(), fitted.classes_, 12, data)
 
 
@@ -176,8 +176,8 @@ def test_restore_refuses_what_are_no_trees(fitted, data):
     ("params", "classes", "n_features", "message"),
     [
         ({"widgets": 3}, EMOTIONS, 12, "widgets"),
-        ({}, EMOTIONS[:4], 12, "12 features and 5 classes"),
-        ({}, EMOTIONS, 13, "12 features and 5 classes"),
+        ({}, EMOTIONS[:4], 12, "for 12 features and 5 classes"),
+        ({}, EMOTIONS, 13, "for 12 features and 5 classes"),
     ],
     ids=["unknown", "other classes", "other features"],
 )

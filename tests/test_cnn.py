@@ -464,3 +464,12 @@ def test_dropout_spares_the_declared_share():
     assert kept1.mean() == pytest.approx(0.9, abs=0.002)
     assert kept2.mean() == pytest.approx(0.9, abs=0.005)
     assert cnn.draw_kept(cnn.generators(0)[2], 0.0, 8, 500, 128) is None
+
+
+def test_network_without_keras_is_refused_with_what_to_install(monkeypatch, fitted):
+    monkeypatch.setitem(sys.modules, "keras", None)
+    model = copy.copy(fitted)
+    model._network = None
+    with pytest.raises(ConfigError, match="Install tensorflow; training and prediction need neither"):
+        _ = model.network_
+    assert model.predict_proba(np.zeros((1, model.n_features_in_))).shape == (1, len(model.classes_))

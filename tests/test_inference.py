@@ -1,19 +1,24 @@
+import io
 import json
 import os
+import shutil
+import subprocess
+import sys
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import soundfile
 from conftest import PITCH_HZ, SR, tone
 
 import emobench
-from emobench import cli
+from emobench import cli, inference
 from emobench.audio import read_audio
-from emobench.bundle import MANIFEST, Bundle, load_bundle, save_bundle
-from emobench.errors import AudioError, BundleError
+from emobench.bundle import MANIFEST, Bundle, export_bundle, load_bundle, save_bundle
+from emobench.errors import AudioError, BundleError, ConfigError, DataError
 from emobench.features import get_features
-from emobench.inference import Prediction, find_bundle, predict, predict_file, predict_files
+from emobench.inference import UNCERTAIN, Prediction, Predictor, find_bundle, find_entry, load, predict
 from emobench.models import build, get_model
 from emobench.store import vectorise
 
@@ -203,7 +208,8 @@ def test_emobench_predict_is_the_same_function(save, tiny_corpus, tmp_path):
 
 def test_predict_files_goes_on_after_a_bad_one(bundles, tiny_corpus, tmp_path, monkeypatch):
     good = tiny_corpus / "s0" / "sad-0.wav"
-    answers = list(predict_files(bundles["svm"], [tmp_path / "no.wav", good, tmp_path, "a\0b", good]))
+    predictor = Predictor(bundles["svm"])
+    answers = list(predictor.predict_files([tmp_path / "no.wav", good, tmp_path, "a\0b", good]))
     assert [bool(answer.error) for answer in answers] == [True, False, True, True, False]
     assert [answer.emotion for answer in answers] == ["", "sad", "", "", "sad"]
 
@@ -211,7 +217,7 @@ def test_predict_files_goes_on_after_a_bad_one(bundles, tiny_corpus, tmp_path, m
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr("emobench.inference.read_audio", fail)
-    [answer] = predict_files(bundles["svm"], [good])
+    [answer] = predictor.predict_files([good])
     assert "Input/output error" in answer.error
 
 
@@ -371,12 +377,12 @@ def test_command_quiet_says_nothing_but_results(save, tiny_corpus, capsys, tmp_p
     assert (code, out, err) == (0, f"{tiny_corpus}/s0/sad-0.wav\tsad\n", "")
 
 
-def test_command_json_is_one_line_a_file_and_goes_on_after_bad_ones(save, tiny_corpus, capsys, tmp_path):
+def test_command_jsonl_is_one_line_a_file_and_goes_on_after_bad_ones(save, tiny_corpus, capsys, tmp_path):
     save()
     good, bad = tiny_corpus / "s0" / "sad-0.wav", tmp_path / "bad.wav"
     bad.write_text("hello")
     code, out, _ = run_cli(
-        capsys, "predict", bad, good, "no\nsuch\tfile.wav", good, "--json", "--results", tmp_path / "results"
+        capsys, "predict", bad, good, "no\nsuch\tfile.wav", good, "--jsonl", "--results", tmp_path / "results"
     )
     rows = [json.loads(line) for line in out.splitlines()]
     assert code == 4
@@ -388,11 +394,11 @@ def test_command_json_is_one_line_a_file_and_goes_on_after_bad_ones(save, tiny_c
     ] * 2
 
 
-@pytest.mark.parametrize("as_json", [True, False], ids=["json", "text"])
+@pytest.mark.parametrize("as_json", [True, False], ids=["jsonl", "text"])
 def test_command_ends_with_3_when_every_file_is_bad(save, capsys, tmp_path, as_json):
     save()
     bad = (tmp_path / "a.wav", tmp_path / "b.wav")
-    options = ["-q", "--json"] if as_json else ["-q"]
+    options = ["-q", "--jsonl"] if as_json else ["-q"]
     code, out, err = run_cli(capsys, "predict", *bad, "--results", tmp_path / "results", *options)
     assert code == 3
     assert len((out if as_json else err).splitlines()) == 2
@@ -410,10 +416,246 @@ def test_command_keeps_odd_names_on_one_line(save, tiny_corpus, capsys, tmp_path
     assert (code, len(out.splitlines())) == (0, len(names))
     assert all(line.endswith("\tsad") and line.count("\t") == 1 for line in out.splitlines())
     assert "\x1b" not in out
-    code, out, _ = run_cli(capsys, "predict", *paths, "--results", tmp_path / "results", "-q", "--json")
+    code, out, _ = run_cli(capsys, "predict", *paths, "--results", tmp_path / "results", "-q", "--jsonl")
     assert [json.loads(line)["path"] for line in out.splitlines()] == list(map(str, paths))
 
 
-def test_predict_file_is_what_predict_does(bundles, tiny_corpus):
-    path = tiny_corpus / "s0" / "sad-0.wav"
-    assert predict_file(bundles["svm"], path) == predict(path, model=bundles["svm"])
+# --- the predictor ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("model", ["svm", "mlp", "dummy"])
+def test_predictor_answers_as_the_estimator_itself(bundles, tiny_corpus, model):
+    """One code path, and the slow one: features, then scikit-learn's own `predict` and `predict_proba`."""
+    predictor, estimator = Predictor(bundles[model]), bundles[model].estimator
+    paths = sorted(tiny_corpus.glob("*/*.wav"))
+    X = np.stack([predictor.features(path) for path in paths])
+    codes, proba = predictor.classify(X)
+    assert [CLASSES[code] for code in estimator.predict(X)] == [CLASSES[code] for code in codes]
+    assert [answer.emotion for answer in predictor.predict_files(paths)] == [CLASSES[code] for code in codes]
+    assert predictor.labels(X) == [CLASSES[code] for code in codes]
+    assert predictor.has_probabilities == hasattr(estimator, "predict_proba") == (proba is not None)
+    if proba is not None:
+        np.testing.assert_allclose(proba, estimator.predict_proba(X), atol=1e-5)
+        for row, path in zip(proba, paths, strict=True):
+            assert list(predictor.predict(path).probabilities.values()) == pytest.approx(row, abs=1e-5)
+
+
+def test_features_of_a_path_and_of_its_signal_agree(bundles, tiny_corpus):
+    predictor, path = Predictor(bundles["svm"]), tiny_corpus / "s1" / "happy-1.wav"
+    recording = read_audio(path)
+    expected = vectorise(SPEC, recording.signal, recording.sr, path=path)
+    np.testing.assert_array_equal(predictor.features(path), expected)
+    np.testing.assert_array_equal(predictor.features(recording.signal, recording.sr), expected)
+
+
+@pytest.mark.parametrize("X", [np.zeros(40), np.zeros((1, 39)), np.full((1, 40), np.nan), np.full((1, 40), np.inf)])
+def test_classify_refuses_what_are_no_features(bundles, X):
+    with pytest.raises(DataError, match=r"shape \(n, 40\)"):
+        Predictor(bundles["svm"]).classify(X)
+
+
+def test_load_takes_a_folder_a_zip_and_a_name(save, tmp_path, tiny_corpus):
+    folder, path = save("mlp"), tiny_corpus / "s0" / "sad-0.wav"
+    export_bundle(folder, tmp_path / "mlp.zip", as_zip=True)
+    expected = Predictor(load_bundle(folder)).predict(path)
+    assert emobench.load is load
+    assert emobench.load(folder).predict(path) == load(tmp_path / "mlp.zip").predict(path) == expected
+    assert load("mlp", results=tmp_path / "results").predict(path) == load(results=tmp_path / "results").predict(path)
+
+
+def test_threshold_makes_an_answer_uncertain(bundles, tiny_corpus):
+    predictor, path = Predictor(bundles["mlp"]), tiny_corpus / "s0" / "sad-0.wav"
+    sure = predictor.predict(path)
+    best = sure.probabilities["sad"]
+    assert predictor.predict(path, threshold=best).emotion == "sad"
+    above = predictor.predict(path, threshold=min(1.0, np.nextafter(best, 2)))
+    assert (above.emotion, above.probabilities) == (UNCERTAIN, sure.probabilities)
+    for wrong in (-0.1, 1.1, float("nan"), True):
+        with pytest.raises(ConfigError, match="0 to 1"):
+            predictor.predict_files([path], threshold=wrong)
+    with pytest.raises(ConfigError, match="'svm' gives none"):
+        Predictor(bundles["svm"]).predict(path, threshold=0.5)
+
+
+def test_command_predicts_without_tensorflow_keras_or_librosa(save, tiny_corpus):
+    code = """
+import sys
+from emobench import cli
+try:
+    cli.main(sys.argv[1:])
+finally:
+    unwanted = {"tensorflow", "keras", "xgboost", "librosa", "numba", "optuna", "distributed"} & set(sys.modules)
+    assert not unwanted, unwanted
+"""
+    run = [sys.executable, "-c", code, "predict", "-q", "--model", str(save()), str(tiny_corpus / "s0" / "sad-0.wav")]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout.rstrip()[-3:]) == (0, "sad"), done.stderr
+
+
+# --- many files (X38) -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def feed(monkeypatch):
+    """Put bytes on standard input."""
+    return lambda content: monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
+@pytest.mark.parametrize("options", [[], ["-0"]], ids=["lines", "nul"])
+def test_command_takes_names_from_standard_input(save, tiny_corpus, capsys, feed, options):
+    folder, paths = save(), sorted(map(str, tiny_corpus.glob("s0/*.wav")))
+    feed(b"".join(os.fsencode(path) + (b"\0" if options else b"\n") for path in paths[1:]) + b"\n" * (not options))
+    code, out, _ = run_cli(capsys, "predict", paths[0], "-", "-q", "--jsonl", "-m", folder, *options)
+    assert (code, [json.loads(line)["path"] for line in out.splitlines()]) == (0, paths)
+
+
+def test_command_answers_names_as_they_come(save, tiny_corpus):
+    """A program that writes a name and waits for its answer gets it."""
+    run = [sys.executable, "-m", "emobench", "predict", "-", "--jsonl", "-q", "-m", str(save())]
+    with subprocess.Popen(run, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+        for emotion in CLASSES:
+            process.stdin.write(f"{tiny_corpus}/s0/{emotion}-0.wav\n")
+            assert json.loads(process.stdout.readline())["emotion"] == emotion
+        process.stdin.close()
+        assert process.wait(timeout=30) == 0
+
+
+def test_command_without_any_name_is_an_error(save, capsys, feed):
+    feed(b"\n")
+    code, out, err = run_cli(capsys, "predict", "-", "-q", "-m", save())
+    assert (code, out, "names none" in err) == (3, "", True)
+
+
+def test_command_json_is_one_document(save, tiny_corpus, capsys):
+    folder, path = save("mlp"), tiny_corpus / "s0" / "sad-0.wav"
+    code, out, _ = run_cli(capsys, "predict", path, "--json", "-q", "-m", folder)
+    alone = json.loads(out)
+    assert (code, alone["emotion"], set(alone["probabilities"])) == (0, "sad", set(CLASSES))
+    code, out, _ = run_cli(capsys, "predict", path, "no.wav", "--json", "-q", "-m", folder)
+    assert (code, json.loads(out)[0]) == (4, alone)
+    assert json.loads(out)[1]["emotion"] is None
+    code, out, _ = run_cli(capsys, "predict", path, "--json", "--threshold", "1", "-q", "-m", folder)
+    assert (json.loads(out)["emotion"], json.loads(out)["threshold"]) == ("uncertain", 1.0)
+
+
+def test_command_csv_is_read_by_pandas(save, tiny_corpus, capsys):
+    paths = [tiny_corpus / "s0" / "sad-0.wav", "no,such\n.wav"]
+    code, out, _ = run_cli(capsys, "predict", *paths, "--csv", "-q", "-m", save("mlp"))
+    table = pd.read_csv(io.StringIO(out))
+    assert code == 4
+    assert table["path"].tolist() == list(map(str, paths))
+    assert table["emotion"].fillna("").tolist() == ["sad", ""]
+    assert table.loc[0, [f"p_{label}" for label in CLASSES]].sum() == pytest.approx(1)
+    assert table["error"].notna().tolist() == [False, True]
+
+
+def test_output_is_continued_where_it_stopped(save, tiny_corpus, capsys, tmp_path, monkeypatch):
+    folder, output = save(), tmp_path / "answers.jsonl"
+    paths = sorted(map(str, tiny_corpus.glob("s*/*.wav")))
+    late = tmp_path / "late.wav"
+    arguments = ["predict", *paths[:20], late, *paths[20:], "-q", "-m", folder, "--output", output]
+    code, out, _ = run_cli(capsys, *arguments)
+    assert (code, out) == (4, "")
+    whole = output.read_bytes()
+    rows = [json.loads(line) for line in whole.splitlines()]
+    assert [row["path"] for row in rows] == [*paths[:20], str(late), *paths[20:]]
+
+    # Killed in the middle of a line; meanwhile the missing recording has come.
+    shutil.copy(paths[0], late)
+    output.write_bytes(whole[: whole.index(os.fsencode(paths[22])) + 9])
+    read = []
+    monkeypatch.setattr(
+        inference, "read_audio", lambda path, policy: read.append(str(path)) or read_audio(path, policy)
+    )
+    code, _, _ = run_cli(capsys, *arguments)
+    assert (code, read) == (0, [str(late), *paths[22:]])
+    again = [json.loads(line) for line in output.read_text().splitlines()]
+    assert sorted(row["path"] for row in again) == sorted([*paths, str(late)])
+    assert [row for row in again if row["path"] != str(late)] == [row for row in rows if "error" not in row]
+
+    read.clear()
+    output.write_bytes(whole[:12])  # killed in its first line
+    assert (run_cli(capsys, *arguments)[0], len(read)) == (0, len(again))
+
+    read.clear()
+    before = output.read_bytes()
+    assert (run_cli(capsys, *arguments)[0], read, output.read_bytes() == before) == (0, [], True)
+
+
+def test_output_of_another_model_or_of_something_else_is_left_alone(save, tiny_corpus, capsys, tmp_path):
+    path, output = tiny_corpus / "s0" / "sad-0.wav", tmp_path / "answers.jsonl"
+    assert run_cli(capsys, "predict", path, "-q", "-m", save("mlp"), "-o", output)[0] == 0
+    one = output.read_bytes()
+    for options in (["-m", save()], ["-m", save("mlp"), "--threshold", "0.5"]):
+        code, _, err = run_cli(capsys, "predict", path, "-q", *options, "-o", output)
+        assert (code, "same model and threshold" in err, output.read_bytes() == one) == (2, True, True)
+    for content in (b"My thesis\n", b"cut", b"[1]\n", b'{"path": 3}\n', one + b"\n" + one):
+        output.write_bytes(content)
+        code, _, err = run_cli(capsys, "predict", path, "-q", "-m", save("mlp"), "-o", output)
+        assert (code, "must hold answers" in err, output.read_bytes() == content) == (2, True, True)
+    assert run_cli(capsys, "predict", path, "-q", "-m", save("mlp"), "-o", tmp_path)[0] == 2
+
+
+@pytest.mark.slow
+def test_ten_thousand_files_of_which_three_are_bad(save, tiny_corpus, capsys, feed, tmp_path):
+    good = sorted(map(str, tiny_corpus.glob("*/*.wav")))
+    names = [good[i % len(good)] for i in range(10_000)]
+    for i, name in ((7, "none.wav"), (5_000, "a\nb.wav"), (9_999, str(tmp_path))):
+        names[i] = name
+    feed(b"\0".join(map(os.fsencode, names)))
+    code, out, _ = run_cli(capsys, "predict", "-", "-0", "--jsonl", "-q", "-m", save())
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert code == 4
+    assert [row["path"] for row in rows] == names
+    assert [i for i, row in enumerate(rows) if "error" in row] == [7, 5_000, 9_999]
+    assert all(row["emotion"] == os.path.basename(row["path"]).split("-")[0] for row in rows if "error" not in row)
+
+
+# --- export and inspect ---------------------------------------------------------------------------------------------
+
+
+def test_export_and_inspect(save, tiny_corpus, capsys, tmp_path, monkeypatch):
+    folder = save("mlp", entry="mlp-tuned", uar=0.625)
+    monkeypatch.chdir(tmp_path)
+    for arguments, made in (
+        (["a-00000000", "mlp-tuned"], "mlp-tuned"),
+        ([tmp_path / "results" / "a-00000000", "mlp-tuned", "--zip"], "mlp-tuned.zip"),
+        (["a-00000000", "mlp-tuned", "--output", "other.zip"], "other.zip"),
+    ):
+        assert run_cli(capsys, "export", *arguments) == (0, f"{made}\n", "")
+        assert run_cli(capsys, "predict", tiny_corpus / "s0" / "sad-0.wav", "-q", "-m", made)[0] == 0
+        code, out, _ = run_cli(capsys, "inspect", made, "--json")
+        shown = json.loads(out)
+        assert (code, shown.pop("path")) == (0, made)
+        assert shown == json.loads((folder / MANIFEST).read_bytes())
+        code, out, _ = run_cli(capsys, "inspect", made)
+        for text in ("mlp-tuned", "mlp, version 1", "hidden_layer_sizes=[8]", "angry, happy, sad", "ravdess", "0.625"):
+            assert text in out
+        assert f"sum is right: {shown['checksum']}" in out
+
+
+def test_inspect_of_a_damaged_bundle_ends_with_2(save, capsys):
+    folder = save()
+    (folder / "model.skops").write_bytes((folder / "model.skops").read_bytes()[:-1])
+    code, out, err = run_cli(capsys, "inspect", folder)
+    assert (code, out, "bytes instead of" in err) == (2, "", True)
+
+
+def test_export_names_what_there_is(save, tmp_path):
+    save("svm")
+    save("dummy")
+    folder = save("svm", entry="svm@a+b")
+    (folder.parent / "other").mkdir()
+    results = tmp_path / "results"
+    assert find_entry("a-00000000", "svm@a+b", results) == folder
+    with pytest.raises(
+        BundleError, match=r"None is called 'svn'. Did you mean 'svm'\? Known there: dummy, svm, svm@a\+b"
+    ):
+        find_entry("a-00000000", "svn", results)
+    with pytest.raises(BundleError, match="There is none. Run its config again"):
+        find_entry("b-00000000", "svm", results)
+    for name in ("x@1", "x@2", "x@3"):
+        shutil.copytree(folder, folder.with_name(name))
+    shutil.rmtree(folder)
+    with pytest.raises(BundleError, match="3 are called 'svm@a[+]b': x@1, x@2, x@3. Name one of these"):
+        find_entry("a-00000000", "svm@a+b", results)

@@ -7,7 +7,6 @@ itself, which spares a lone clip most of the wrapper's time. XGBoost is imported
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,6 +17,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from emobench.errors import BundleError, ConfigError
+from emobench.models import trees, ubjson
 
 
 class XGBoostClassifier(ClassifierMixin, BaseEstimator):
@@ -97,6 +97,7 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
         params = self.get_params(deep=False)
         seed = check_random_state(params.pop("random_state")).randint(2**31 - 1)
         model = XGBClassifier(**params, random_state=seed, tree_method="hist", n_jobs=1)
+        self._forest = None
         try:
             self.booster_ = model.fit(X, codes).get_booster()
         except XGBoostError as error:
@@ -111,15 +112,28 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
         """Return the probability of each class, of shape (n_clips, n_classes)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
-        probability = self.booster_.inplace_predict(X)
-        if probability.ndim == 1:  # two classes: XGBoost gives that of the second
-            probability = np.column_stack([1 - probability, probability])
-        return probability
+        return probabilities(self.booster_, X)
 
     def predict(self, X):
         """Return the most probable label of each clip."""
         codes = self.predict_proba(X).argmax(axis=1)
         return self.classes_[codes]
+
+
+def probabilities(booster: Any, X: np.ndarray) -> np.ndarray:
+    """Return the probability of each class for float32 features, of shape (n_clips, n_classes)."""
+    proba = booster.inplace_predict(X, validate_features=False)
+    # Of two classes XGBoost gives the probability of the second.
+    return np.column_stack([1 - proba, proba]) if proba.ndim == 1 else proba
+
+
+def forest_of(estimator: XGBoostClassifier) -> trees.Forest:
+    """Return the trees of a fitted classifier as a `Forest`; of one that `restore` built it is at hand."""
+    if getattr(estimator, "_forest", None) is None:
+        n_classes = len(estimator.classes_)
+        checked = trees.checked(booster_bytes(estimator), estimator.n_features_in_, n_classes)
+        estimator._forest = trees.forest(checked)
+    return estimator._forest
 
 
 def booster_bytes(estimator: XGBoostClassifier) -> bytes:
@@ -131,7 +145,7 @@ def booster_bytes(estimator: XGBoostClassifier) -> bytes:
 def restore(params: Mapping[str, Any], classes: np.ndarray, n_features: int, data: bytes) -> XGBoostClassifier:
     """Rebuild a fitted classifier from what `get_params` and `booster_bytes` gave.
 
-    Compare the checksum of `data` first. XGBoost trusts its own files: some damage ends the process, and some passes.
+    XGBoost sees only what `emobench.models.trees` has checked and written anew.
 
     Raises
     ------
@@ -147,27 +161,20 @@ def restore(params: Mapping[str, Any], classes: np.ndarray, n_features: int, dat
         raise BundleError(
             f"The parameters of saved trees must be those of XGBoostClassifier. {error}. Export the model again."
         ) from error
-    unreadable = f"Saved trees must be XGBoost's UBJSON. Got {len(data)} bytes that are not. Export the model again."
-    if not data.startswith(b"{"):
-        raise BundleError(unreadable)  # XGBoost aborts the process on no bytes at all
-    try:
-        booster = Booster({"nthread": 1}, model_file=bytearray(data))
-    except XGBoostError as error:
-        raise BundleError(unreadable) from error
     classes = np.asarray(classes)
-    found = (booster.num_features(), n_classes_of(booster))
-    if classes.ndim != 1 or found != (n_features, len(classes)):
+    try:
+        if classes.ndim != 1 or len(classes) < 2:
+            raise ValueError(f"the classes are {classes.tolist()!r}")
+        checked = trees.checked(data, n_features, len(classes))
+        booster = Booster({"nthread": 1}, model_file=bytearray(ubjson.encode(checked)))
+    except (ValueError, XGBoostError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise BundleError(
-            f"Saved trees must be for {n_features} features and the classes {classes.tolist()!r}. Got trees for "
-            f"{found[0]} features and {found[1]} classes. The files do not belong together: export the model again."
-        )
+            f"Saved trees must be XGBoost's UBJSON for {n_features} features and the classes {classes.tolist()!r}. "
+            f"They are not: {reason}. Export the model again."
+        ) from error
     estimator.classes_ = classes
     estimator.n_features_in_ = int(n_features)
     estimator.booster_ = booster
+    estimator._forest = trees.forest(checked)
     return estimator
-
-
-def n_classes_of(booster) -> int:
-    """Return how many classes a booster tells apart; its configuration says 0 for two of them."""
-    model = json.loads(booster.save_config())["learner"]["learner_model_param"]
-    return max(2, int(model["num_class"]))

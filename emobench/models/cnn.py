@@ -169,7 +169,13 @@ class CNNClassifier(ClassifierMixin, BaseEstimator):
 def build_network(params: CNNClassifier, n_features: int, n_classes: int):
     """Build the untrained, compiled `keras.Sequential`, leaving every global seed as it was."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # or TensorFlow greets on stderr
-    import keras
+    try:
+        import keras
+    except ImportError as error:
+        raise ConfigError(
+            f"network_ must have Keras and TensorFlow. They are not installed here ({error}). Install tensorflow; "
+            "training and prediction need neither."
+        ) from error
 
     def conv(name):
         # An explicit seed, as Keras would otherwise draw one from Python's global generator.
