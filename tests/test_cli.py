@@ -18,7 +18,12 @@ from emobench.commands import registries
 
 EMOBENCH = [sys.executable, "-m", "emobench"]
 HEAVY = ("keras", "librosa", "numpy", "optuna", "pandas", "pyarrow", "scipy", "sklearn", "tensorflow", "xgboost")
-COMMANDS = ["run", "plan", "predict", "list", "data", "data list", "data verify", "data make", "data fetch"]
+GROUPS = {"data": ["list", "verify", "make", "fetch"], "store": ["ls", "verify", "gc"]}
+COMMANDS = [
+    *("run", "plan", "premium", "compare", "report", "predict", "export", "inspect", "latency", "list", "features"),
+    *GROUPS,
+    *(f"{group} {name}" for group, names in GROUPS.items() for name in names),
+]
 MANNER = ("--json", "--quiet", "-v", "--debug")
 CONFIG = """\
 corpora: [{{name: manifest, id: tiny, path: {corpus}/manifest.csv}}]
@@ -98,7 +103,7 @@ def test_commands_of_this_test_are_all_there_are(emobench):
         listed = emobench(*above, "--help")[1].partition("Commands:\n")[2]
         return [line.split()[0] for line in listed.splitlines() if line.startswith("  ") and line[2] != " "]
 
-    assert {*names(), *(f"data {name}" for name in names("data"))} == set(COMMANDS)
+    assert {*names(), *(f"{group} {name}" for group in GROUPS for name in names(group))} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])

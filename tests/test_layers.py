@@ -10,15 +10,19 @@ import emobench
 
 SOURCE = Path(emobench.__file__).parent
 LAYERS = {
-    0: {"__init__", "errors"},
-    1: {"audio", "corpora", "features", "metrics", "splits", "results", "models", "execution", "cluster", "reporter"},
-    2: {"config", "store", "dataset", "leaderboard", "statistics", "tuning"},
-    3: {"evaluation", "bundle", "inference", "experiment", "records", "verification"},
-    4: {"runner"},
-    5: {"console", "commands", "cli", "__main__"},
+    0: "__init__ errors",
+    1: "audio extraction streaming corpora features shards metrics splits results models execution cluster reporter "
+    "figures",
+    2: "config store inventory dataset tuning statistics comparability comparison premium slices leaderboard "
+    "pages reports",
+    3: "evaluation bundle inference probe latency experiment records verification",
+    4: "runner",
+    5: "console commands cli __main__",
 }
-LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules}
+LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}
 HEAVY = {
+    "matplotlib",
+    "jinja2",
     "numpy",
     "pandas",
     "sklearn",
