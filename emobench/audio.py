@@ -12,6 +12,7 @@ import io
 import os
 import re
 import stat
+import struct
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,9 @@ _FORMATS_OF_SUFFIX = {
 _RATES_HZ = (1_000, 768_000)
 _READ_AT_ONCE = 64 * 2**20  # larger files have their header checked before they are read
 _MOST_SAMPLES = 2**30  # over all channels: 4 GiB decoded, whatever a small file promises
+SILENCE = "nothing but digital silence"
 _FULL_SCALE = 0.999
+_STEPS_16_BIT = np.float32(2**15)
 _MP3_FRAME = 1152
 
 _HEADER_SIZE = re.compile(r"^\s*([\w ]+?)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
@@ -83,7 +86,8 @@ class Audio:
     clip : str
         SHA-256 of the file's bytes.
     content : str
-        SHA-256 of the decoded samples, all channels, with the rate: equal for a WAV and its FLAC.
+        SHA-256 of the decoded samples, all channels, as a plain WAV file: equal for a WAV and its FLAC, and for the
+        same samples of 16 bit kept as floating point.
     warnings : tuple of str
         What deserves a remark: silence, clipping, a name that belies the content.
     """
@@ -128,7 +132,7 @@ def _check_size(file: io.BufferedReader, size: int, path: Any, policy: AudioPoli
     """Refuse a large file that is no recording or too long a one, from its header alone."""
     head = file.read(512)
     file.seek(0)
-    with _open_sound(file, path, head) as sound:
+    with open_sound(file, path, head) as sound:
         _check_duration(sound.frames / sound.samplerate, path, policy)
         _check_n_samples(sound.frames * sound.channels, path)
         most = 8 * sound.frames * sound.channels + _READ_AT_ONCE
@@ -160,7 +164,13 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     return file
 
 
-def decode(data: bytes, *, path: str | os.PathLike[str] = "<bytes>", policy: AudioPolicy = AudioPolicy()) -> Audio:
+def decode(
+    data: bytes,
+    *,
+    path: str | os.PathLike[str] = "<bytes>",
+    policy: AudioPolicy = AudioPolicy(),
+    clip: str | None = None,
+) -> Audio:
     """Decode the bytes of a recording.
 
     Parameters
@@ -169,37 +179,65 @@ def decode(data: bytes, *, path: str | os.PathLike[str] = "<bytes>", policy: Aud
         A file of any format that libsndfile reads.
     path : path
         Only named in messages and compared with the content's format.
+    clip : str, optional
+        The bytes' hash, where it is known.
 
     Raises
     ------
     AudioError
         If the bytes are no recording, are cut short, or break the policy.
     """
-    import soundfile
-
     if not data:
         raise AudioError(path, "must hold a recording. The file is empty (0 bytes). Copy or download it again.")
+    samples, sr, container = _view_plain_wav(data) or _read_samples(data, path, policy)
+    _check_duration(len(samples) / sr, path, policy, n_samples=len(samples))
+    _check_n_samples(samples.size, path)
+    signal = to_mono(_to_float(samples), path, policy)
+    if samples.dtype.kind == "f":
+        check_finite(signal, path)  # the sum of finite channels can overflow
+    remarks = _remarks(signal, _extremes(signal, samples), container, path, policy)
+    clip = clip or hash_bytes(data)
+    return Audio(signal, sr, clip, _content_hash(samples, sr, data, clip), remarks)
+
+
+def _view_plain_wav(data: bytes) -> tuple[np.ndarray, int, str] | None:
+    """Return samples, rate and format of a plain WAV of 16 bit, which most recordings are; None for any other file.
+
+    Its 44 bytes of header follow from what comes after them, so it is whole where they are as they must be. libsndfile
+    reads the same, and takes a tenth of the whole time of an extraction for it.
+    """
+    if len(data) <= 44:
+        return None
+    n_channels, sr = struct.unpack_from("<HI", data, 22)
+    if n_channels not in (1, 2) or not _RATES_HZ[0] <= sr <= _RATES_HZ[1] or (len(data) - 44) % (2 * n_channels):
+        return None
+    samples = np.frombuffer(data, "<i2", offset=44).reshape(-1, n_channels)
+    return (samples.astype(np.int16, copy=False), sr, "WAV") if data.startswith(_wav_header(samples, sr)) else None
+
+
+def _read_samples(data: bytes, path: Any, policy: AudioPolicy) -> tuple[np.ndarray, int, str]:
+    """Return samples, rate and format of a file that libsndfile reads, or raise `AudioError`."""
+    import soundfile
+
     _check_ogg(data, path)
     _check_xing(data, path)
-    with _open_sound(io.BytesIO(data), path, data[:512]) as sound:
+    with open_sound(io.BytesIO(data), path, data[:512]) as sound:
         sr, promised, container = sound.samplerate, sound.frames, sound.format
         if not _RATES_HZ[0] <= sr <= _RATES_HZ[1]:
             raise AudioError(
                 path, f"sampling rate must be within {_RATES_HZ[0]}–{_RATES_HZ[1]} Hz. The header says {sr}. Mend it."
             )
-        _check_header(sound.extra_info, promised, path, is_linear=sound.subtype.startswith(("PCM_", "FLOAT", "DOUBLE")))
+        check_header(sound.extra_info, promised, path, is_linear=sound.subtype.startswith(("PCM_", "FLOAT", "DOUBLE")))
         _check_duration(promised / sr, path, policy, n_samples=promised)
         _check_n_samples(promised * sound.channels, path)
         try:
-            samples = sound.read(promised, dtype="float32", always_2d=True)
+            # libsndfile converts 16 bit to floating point five times slower than NumPy, to the same numbers.
+            dtype = "int16" if sound.subtype == "PCM_16" else "float32"
+            samples = sound.read(promised, dtype=dtype, always_2d=True)
         except (soundfile.LibsndfileError, RuntimeError, MemoryError) as error:
             raise AudioError(path, f"must decode to its end. {_sentence(error)} Copy or download it again.") from None
     _check_samples(samples, promised, container, path)
-    _check_duration(len(samples) / sr, path, policy, n_samples=len(samples))
-    signal = _mono(samples, path, policy)
-    _check_finite(signal, path)  # the sum of finite channels can overflow
-    remarks = _remarks(signal, container, path, policy)
-    return Audio(signal, sr, hash_bytes(data), _content_hash(samples, sr), remarks)
+    return samples, sr, container
 
 
 def resample(signal: np.ndarray, sr: int, target_sr: int) -> np.ndarray:
@@ -245,10 +283,10 @@ def check_signal(signal: Any, sr: Any, *, name: str = "signal") -> np.ndarray:
             name,
             f"must have shape (n_samples, n_channels). Got {array.shape}: more channels than samples. Transpose it.",
         )
-    _check_finite(array, name)
+    check_finite(array, name)
     with np.errstate(over="ignore"):
         mono = np.ascontiguousarray(array.mean(axis=1) if array.ndim == 2 else array, dtype=np.float32)
-    _check_finite(mono, name)  # float64 can be finite and too large for float32
+    check_finite(mono, name)  # float64 can be finite and too large for float32
     return mono
 
 
@@ -266,13 +304,41 @@ def hash_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _content_hash(samples: np.ndarray, sr: int) -> str:
-    digest = hashlib.sha256(f"{sr} Hz {samples.shape[1]} ch ".encode())
-    digest.update(np.ascontiguousarray(samples, dtype="<f4"))
+def _content_hash(samples: np.ndarray, sr: int, data: bytes, clip: str) -> str:
+    """Return the hash of a plain WAV of samples, which most files are: 16 bit where that is exact, else float32."""
+    if samples.dtype != np.int16:
+        with np.errstate(over="ignore"):
+            steps = samples * _STEPS_16_BIT
+        if steps.max() < 2**15 and steps.min() >= -(2**15) and not (steps % 1).any():
+            samples = steps.astype(np.int16)
+    samples = np.ascontiguousarray(samples, dtype="<i2" if samples.dtype == np.int16 else "<f4")
+    header = _wav_header(samples, sr)
+    if len(data) == len(header) + samples.nbytes and data.startswith(header):
+        return clip
+    digest = hashlib.sha256(header)
+    digest.update(samples)
     return digest.hexdigest()
 
 
-def _open_sound(file: Any, path: Any, head: bytes) -> Any:
+def _wav_header(samples: np.ndarray, sr: int) -> bytes:
+    """Return the 44 bytes before the samples in a plain WAV; sizes beyond 4 GiB are taken modulo that."""
+    n_channels, width = samples.shape[1], samples.itemsize
+    kind = 1 if samples.dtype.kind == "i" else 3
+    align = n_channels * width
+    sizes = [n_bytes % 2**32 for n_bytes in (samples.nbytes + 36, samples.nbytes, sr * align)]
+    form = struct.pack(
+        "<4sI8sIHHIIHH", b"RIFF", sizes[0], b"WAVEfmt ", 16, kind, n_channels, sr, sizes[2], align, 8 * width
+    )
+    return form + struct.pack("<4sI", b"data", sizes[1])
+
+
+def _to_float(samples: np.ndarray) -> np.ndarray:
+    """Return samples as float32, full scale ±1."""
+    return samples * (1 / _STEPS_16_BIT) if samples.dtype == np.int16 else samples
+
+
+def open_sound(file: Any, path: Any, head: bytes) -> Any:
+    """Return the open `soundfile.SoundFile` of a file, or raise an `AudioError` that says what it rather is."""
     import soundfile
 
     try:
@@ -318,11 +384,12 @@ def _sentence(error: Exception) -> str:
     return f"libsndfile says: {text or type(error).__name__}."
 
 
-def _check_header(log: str, frames: int, path: Any, *, is_linear: bool) -> None:
+def check_header(log: str, frames: int, path: Any, *, is_linear: bool) -> None:
     """Refuse a file whose header and content disagree, by what libsndfile wrote down while it parsed them."""
+    stated_sizes = _HEADER_SIZE.findall(log) if "(should be " in log else ()  # slow, and nearly always for nothing
     short = [
         (chunk.strip(), int(stated), int(actual))
-        for chunk, stated, actual in _HEADER_SIZE.findall(log)
+        for chunk, stated, actual in stated_sizes
         if int(stated) > int(actual) and int(stated) not in _UNKNOWN_LENGTH
     ]
     short = [row for row in short if not (row[0] in _WHOLE_FILE and row[1] - row[2] in _HARMLESS_EXCESS)]
@@ -372,7 +439,7 @@ def _check_ogg(data: bytes, path: Any) -> None:
             is_last = False
             break
         page = data[position : position + 22] + bytes(4) + data[position + 26 : end]
-        if _ogg_checksum(page) != int.from_bytes(data[position + 22 : position + 26], "little"):
+        if ogg_checksum(page) != int.from_bytes(data[position + 22 : position + 26], "little"):
             raise AudioError(path, f"damaged: the page at byte {position} has another checksum. Copy it again.")
         is_last = bool(data[position + 5] & 4)
         position = end
@@ -380,7 +447,7 @@ def _check_ogg(data: bytes, path: Any) -> None:
         raise AudioError(path, "truncated: the stream ends before its last page. Copy or download it again.")
 
 
-def _ogg_checksum(page: bytes) -> int:
+def ogg_checksum(page: bytes) -> int:
     """Return the CRC-32 of RFC 3533, which runs through the bits of a byte the other way round than zlib's."""
     mirrored = zlib.crc32(page.translate(_BITS_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{mirrored:032b}"[::-1], 2)
@@ -423,10 +490,12 @@ def _check_samples(samples: np.ndarray, promised: int, container: str, path: Any
             f"truncated: its header says {promised} samples, {len(samples)} could be decoded. "
             "Copy or download it again.",
         )
-    _check_finite(samples, path)
+    if samples.dtype.kind == "f":
+        check_finite(samples, path)
 
 
-def _check_finite(samples: np.ndarray, path: Any) -> None:
+def check_finite(samples: np.ndarray, path: Any) -> None:
+    """Refuse samples (n_samples, …) of which one is NaN or infinite; name the first."""
     if not np.isfinite(samples).all():
         bad = np.flatnonzero(~np.isfinite(samples).reshape(len(samples), -1).all(axis=1))
         raise AudioError(
@@ -453,7 +522,8 @@ def _check_duration(duration_s: float, path: Any, policy: AudioPolicy, *, n_samp
         )
 
 
-def _mono(samples: np.ndarray, path: Any, policy: AudioPolicy) -> np.ndarray:
+def to_mono(samples: np.ndarray, path: Any, policy: AudioPolicy) -> np.ndarray:
+    """Return (n_samples,) of samples (n_samples, n_channels), as the policy says."""
     n_channels = samples.shape[1]
     if n_channels == 1 or policy.mono == "first":
         return np.ascontiguousarray(samples[:, 0])
@@ -463,16 +533,25 @@ def _mono(samples: np.ndarray, path: Any, policy: AudioPolicy) -> np.ndarray:
         return samples.T.mean(axis=0)
 
 
-def _remarks(signal: np.ndarray, container: str, path: Any, policy: AudioPolicy) -> tuple[str, ...]:
+def _extremes(signal: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
+    """Return the least and the largest number of a signal; where it comes from integers, they say it sooner."""
+    if samples.dtype == np.int16 and samples.shape[1] == 1:
+        return float(samples.min() / _STEPS_16_BIT), float(samples.max() / _STEPS_16_BIT)
+    return float(signal.min()), float(signal.max())
+
+
+def _remarks(
+    signal: np.ndarray, extremes: tuple[float, float], container: str, path: Any, policy: AudioPolicy
+) -> tuple[str, ...]:
     remarks = []
     expected = _FORMATS_OF_SUFFIX.get(Path(path).suffix.lower())
     if expected and container not in expected:
         remarks.append(f"its name says {Path(path).suffix[1:]}, its content is {container}")
-    low, high = float(signal.min()), float(signal.max())
+    low, high = extremes
     if low == high == 0.0:
         if policy.max_silence == "reject":
             raise AudioError(path, "must hold sound (audio.max_silence: reject). Every sample is zero. Remove it.")
-        remarks.append("nothing but digital silence")
+        remarks.append(SILENCE)
     elif low == high:
         remarks.append("a constant value, no sound")
     elif max(-low, high) >= _FULL_SCALE and np.count_nonzero(np.abs(signal) >= _FULL_SCALE) > len(signal) // 1000:

@@ -82,6 +82,8 @@ class Dataset:
             speakers=tuple(u.speaker for u in self.utterances),
             emotions=tuple(u.emotion for u in self.utterances),
             sexes=tuple(u.sex for u in self.utterances),
+            statements=tuple(u.statement for u in self.utterances),
+            intensities=tuple(u.intensity for u in self.utterances),
             audio=self.clips,
             corpus=self.name,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import socket
 import tempfile
 import time
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emobench import models, records, results
+from emobench import latency, models, records, results
 from emobench.config import LoadedConfig, RunConfig, load_config, validate_config
-from emobench.corpora.location import store_folder
+from emobench.corpora.location import cache_folder, store_folder
 from emobench.dataset import Dataset, is_to_be_made, open_dataset, plan_dataset
 from emobench.errors import (
     AudioError,
@@ -36,7 +37,8 @@ from emobench.execution import WORKER_BYTES, Crash, Pool, count_workers
 from emobench.experiment import Experiment, blank_table, unique
 from emobench.features import get_features
 from emobench.reporter import Reporter
-from emobench.store import FeatureStore, FeatureTable
+from emobench.shards import to_texts
+from emobench.store import Extraction, FeatureStore, FeatureTable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +79,18 @@ class Plan:
     n_workers: int = 1
     worker_bytes: int = WORKER_BYTES
     disk_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class ExtractedFeatures:
+    """What `extract` did for a corpus and a feature set: its key in the store; recordings used, computed, excluded."""
+
+    corpus: str
+    features: str
+    feature_key: str
+    n_clips: int
+    n_computed: int
+    n_excluded: int
 
 
 @dataclass(frozen=True)
@@ -158,7 +172,8 @@ def run(
     experiment = Experiment(loaded, remarks=list(loaded.remarks))
     output = _check_output(Path(output))
     with contextlib.ExitStack() as stack:
-        pool = _lazy_pool(stack, n_workers, dask)
+        workers = stack.enter_context(contextlib.ExitStack())
+        pool = _lazy_pool(workers, n_workers, dask)
         _open_datasets(experiment, n_workers, output, reporter)
         _check_writable(output)
         _extract(experiment, pool, output, reporter)
@@ -175,10 +190,16 @@ def run(
         fits = [job for job in fits if job.key in chosen]
         fits = [job for job in fits if job.key in afresh or not records.has_bundle(folder, experiment, job)]
         reporter.say(f"{len(todo)} jobs to run, {len(finished)} finished before, in {folder}")
+        for remark in _lack_of_room({output: _result_bytes([*todo, *fits])}):
+            reporter.warn(remark)
         n_reused = len(finished)
         fitted = _execute(experiment, folder, [*todo, *fits], finished, pool, reporter)
+        latency.restore(folder)
         board = records.write_tables(experiment, folder, jobs, finished, is_changed=bool(todo or fits))
         failures = _save_bundles(experiment, folder, fitted, board)
+        if loaded.config.latency:
+            workers.close()  # nothing else may run beside what is timed
+            board = _measure_latency(experiment, folder, jobs, finished, board, reporter)
         failures += [f"{job.title}: {finished[job.key].error}" for job in jobs if records.is_failed(finished, job)]
         failures += [f"{job.title}: tuning_failed (defaults taken)" for job in jobs if _tuning_failed(finished, job)]
         _check_storage(
@@ -186,6 +207,45 @@ def run(
         )
         remarks = [*experiment.remarks, *(f"failed: {failure}" for failure in failures)]
         return Outcome(folder, board, len(todo), n_reused, len(failures), tuple(dict.fromkeys(remarks)))
+
+
+def extract(
+    config: str | os.PathLike[str] | Mapping[str, Any] | LoadedConfig,
+    *,
+    n_jobs: int = -1,
+    dask: str | None = None,
+    reporter: Reporter | None = None,
+) -> list[ExtractedFeatures]:
+    """Compute the features of a config that the store has not, and nothing else.
+
+    Raises
+    ------
+    ConfigError, DataError, StorageError
+        As `run` does before anything is fitted.
+    """
+    reporter = reporter or Reporter()
+    if dask:
+        from emobench import cluster
+
+        cluster.check_address(dask)
+    loaded, n_workers = _load(config), count_workers(n_jobs)
+    experiment = Experiment(loaded, remarks=list(loaded.remarks))
+    with contextlib.ExitStack() as stack:
+        _open_datasets(experiment, n_workers, None, reporter)
+        computed = _extract(experiment, _lazy_pool(stack, n_workers, dask), None, reporter)
+    for remark in dict.fromkeys(experiment.remarks):
+        reporter.warn(remark)
+    return [
+        ExtractedFeatures(
+            corpus=corpus,
+            features=name,
+            feature_key=table.key,
+            n_clips=len(table.utterances),
+            n_computed=computed[corpus, name],
+            n_excluded=len(experiment.dataset(corpus).excluded),
+        )
+        for (corpus, name), table in experiment.tables.items()
+    ]
 
 
 def plan(
@@ -212,10 +272,11 @@ def plan(
         experiment.datasets.append(dataset)
         experiment.remarks += dataset.remarks
         n_to_make += len(dataset.utterances) * is_to_be_made(corpus, loaded)
-        for features in loaded.config.features:
-            table = blank_table(dataset, features, loaded.config)
-            experiment.tables[dataset.name, features] = table
-            n_to_extract += store.count_missing(table.key, set(dataset.clips))
+        tables = {name: blank_table(dataset, name, loaded.config) for name in loaded.config.features}
+        experiment.tables |= {(dataset.name, name): table for name, table in tables.items()}
+        keys = [table.key for table in tables.values()]
+        is_made = dataset.root is not None  # else the clips are not known yet
+        n_to_extract += store.count_missing(keys, dataset.clips) if is_made else len(dataset.clips)
     experiment.check_folds()
     experiment.split()
     jobs = [job for job in unique([*experiment.jobs(), *experiment.fits()]) if not only or job.entry in only]
@@ -226,15 +287,24 @@ def plan(
     n_workers = count_workers(n_jobs)
     preparation_s = n_to_extract * _EXTRACTION_S + n_to_make * _SYNTHESIS_S
     estimate_s = preparation_s / n_workers + estimate(experiment, jobs, results_before, todo, n_workers=n_workers)
+    needs = {
+        output: _result_bytes(todo),
+        store.root: n_to_extract * _vector_bytes(experiment),
+        **({cache_folder(): n_to_make * _SYNTHETIC_BYTES} if n_to_make else {}),
+    }
+    if loaded.config.latency:
+        paths = _saved_bundles(folder, experiment)
+        n_to_measure = latency.count_missing(folder, paths, loaded.config.latency) + sum(not len(j.test) for j in todo)
+        estimate_s += latency.estimate_s(loaded.config.latency, n_to_measure)
     return Plan(
         run=experiment.name,
         jobs=tuple(jobs),
         finished=frozenset(finished),
         n_to_extract=n_to_extract,
         estimate_s=_START_S + estimate_s if estimate_s else 0.0,
-        remarks=tuple(dict.fromkeys(experiment.remarks)),
+        remarks=tuple(dict.fromkeys([*experiment.remarks, *_lack_of_room(needs)])),
         n_workers=n_workers,
-        disk_bytes=_disk_bytes(experiment, todo, n_to_extract) + n_to_make * _SYNTHETIC_BYTES,
+        disk_bytes=sum(needs.values()),
     )
 
 
@@ -281,18 +351,30 @@ def _saved_keys(folder: Path, experiment: Experiment, jobs: Sequence[Job]) -> se
     return {job.key for job in jobs if not len(job.test) and records.has_bundle(folder, experiment, job)}
 
 
-def _disk_bytes(experiment: Experiment, jobs: Sequence[Job], n_to_extract: int) -> int:
-    """Return roughly what features, finished jobs, tables, studies and bundles will take."""
-    n_features = max(table.spec.n_features for table in experiment.tables.values())
+def _vector_bytes(experiment: Experiment) -> int:
+    return sum(4 * get_features(name).n_features + _CLIP_BYTES for name in experiment.config.features)
+
+
+def _result_bytes(jobs: Sequence[Job]) -> int:
+    """Return roughly what finished jobs, tables, studies and bundles will take."""
     n_predictions = sum(len(job.test) for job in jobs)
     n_studies = sum(job.tuning is not None for job in jobs)
     n_bundles = sum(not len(job.test) for job in jobs)
-    return (
-        n_to_extract * (4 * n_features + _CLIP_BYTES)
-        + n_predictions * _PREDICTION_BYTES
-        + n_studies * _STUDY_BYTES
-        + n_bundles * _BUNDLE_BYTES
-    )
+    return n_predictions * _PREDICTION_BYTES + n_studies * _STUDY_BYTES + n_bundles * _BUNDLE_BYTES
+
+
+def _lack_of_room(needs: Mapping[Path, int]) -> list[str]:
+    """Return a remark for each disk that has less room than what the folders on it will roughly take."""
+    disks: dict[Path, int] = defaultdict(int)
+    for folder, n_bytes in needs.items():
+        place = next(path for path in (folder, *folder.parents) if path.exists())
+        disks[next(path for path in (place, *place.parents) if os.path.ismount(path))] += n_bytes
+    return [
+        f"{disk}: should have about {n_bytes / 1e6:.1f} MB free for this run. It has {free / 1e6:.1f} MB. Make room "
+        "first, or write elsewhere; a run that fills the disk ends, and is continued by the same command"
+        for disk, n_bytes in disks.items()
+        if n_bytes > (free := shutil.disk_usage(disk).free)
+    ]
 
 
 # --- before anything is computed ------------------------------------------------------------------------------------
@@ -346,12 +428,12 @@ def _check_writable(output: Path) -> None:
             pass
 
 
-def _check_apart(output: Path, dataset: Dataset) -> None:
+def _check_apart(output: Path | None, dataset: Dataset) -> None:
     if dataset.root is None:
         return
     root = dataset.root.resolve()
     for what, folder in (("--output", output), ("The feature store", store_folder().resolve())):
-        if folder == root or root in folder.parents:
+        if folder and (folder == root or root in folder.parents):
             raise ConfigError(
                 f"{what} must not be inside a corpus, where it would be read as data. {folder} is in {root}. "
                 "Choose another folder."
@@ -361,7 +443,7 @@ def _check_apart(output: Path, dataset: Dataset) -> None:
 # --- corpora and features -------------------------------------------------------------------------------------------
 
 
-def _open_datasets(experiment: Experiment, n_workers: int, output: Path, reporter: Reporter) -> None:
+def _open_datasets(experiment: Experiment, n_workers: int, output: Path | None, reporter: Reporter) -> None:
     names = []
     for corpus in experiment.config.corpora:
         dataset = open_dataset(corpus, experiment.loaded, n_jobs=n_workers, reporter=reporter)
@@ -376,35 +458,43 @@ def _open_datasets(experiment: Experiment, n_workers: int, output: Path, reporte
     experiment.check_folds()
 
 
-def _extract(experiment: Experiment, pool: Callable[[], Pool], output: Path, reporter: Reporter) -> None:
-    """Fill the tables; a recording that fails in one feature set is out of all of them, or ends the run."""
-    store, config = FeatureStore(store_folder()), experiment.config
-    extracted = []
-    faults: dict[str, list[AudioError]] = {dataset.name: list(dataset.excluded) for dataset in experiment.datasets}
-    for dataset in experiment.datasets:
+def _extract(
+    experiment: Experiment, pool: Callable[[], Pool], output: Path | None, reporter: Reporter
+) -> dict[tuple[str, str], int]:
+    """Fill the tables; a recording that fails in one feature set is out of all of them, or ends the run.
+
+    Returns the number of clips that were not in the store, for each corpus and feature set.
+    """
+    store, config, before = FeatureStore(store_folder()), experiment.config, list(experiment.datasets)
+    specs = [get_features(name) for name in config.features]
+    extracted: dict[str, list[Extraction]] = {}
+    faults: dict[str, list[AudioError]] = {dataset.name: list(dataset.excluded) for dataset in before}
+    for dataset in before:
         clips = [(clip, dataset.path(u)) for clip, u in zip(dataset.clips, dataset.utterances, strict=True)]
-        for name in config.features:
-            spec = get_features(name)
-            with reporter.track(f"features {name}", len(clips)) as advance:
-                found = store.extract(
-                    spec, clips, policy=config.audio.policy, pool=pool, on_progress=lambda done, _, a=advance: a(done)
-                )
-            for repair in found.repairs:
-                reporter.warn(repair)
-            extracted.append((dataset.name, name, found))
+        with reporter.track(f"features of {dataset.name}", len(clips)) as advance:
+            extracted[dataset.name] = store.extract(
+                specs, clips, policy=config.audio.policy, pool=pool, on_progress=lambda done, _, a=advance: a(done)
+            )
+        for found in extracted[dataset.name]:
             known = {fault.path for fault in faults[dataset.name]}
             faults[dataset.name] += [fault for fault in _all_paths(found.faults, clips) if fault.path not in known]
-            for clip, path in clips:
-                if clip in found.warnings:
-                    experiment.remarks.append(f"{path}: {found.warnings[clip]}")
+            experiment.remarks += [f"{path}: {found.warnings[clip]}" for clip, path in clips if clip in found.warnings]
+        for repair in dict.fromkeys(repair for found in extracted[dataset.name] for repair in found.repairs):
+            reporter.warn(repair)
     _decide_faults(experiment, faults, output, reporter)
-    for corpus, name, found in extracted:
-        dataset = experiment.dataset(corpus)
-        experiment.tables[corpus, name] = replace(
-            blank_table(dataset, name, config),
-            X=np.stack([found.vectors[clip] for clip in dataset.clips]),
-            audio=tuple(found.audio[clip] for clip in dataset.clips),
-        )
+    for dataset, was in zip(experiment.datasets, before, strict=True):
+        kept = set(dataset.utterances)
+        rows = np.flatnonzero([utterance in kept for utterance in was.utterances])
+        for name, found in zip(config.features, extracted[dataset.name], strict=True):
+            assert found.is_found[rows].all()
+            experiment.tables[dataset.name, name] = replace(
+                blank_table(dataset, name, config), X=found.X[rows], audio=to_texts(found.audio[rows])
+            )
+    return {
+        (corpus, name): found.n_computed
+        for corpus, everything in extracted.items()
+        for name, found in zip(config.features, everything, strict=True)
+    }
 
 
 def _all_paths(faults: Sequence[AudioError], clips: Sequence[tuple[str, Path]]) -> list[AudioError]:
@@ -417,18 +507,21 @@ def _all_paths(faults: Sequence[AudioError], clips: Sequence[tuple[str, Path]]) 
 
 
 def _decide_faults(
-    experiment: Experiment, faults: Mapping[str, Sequence[AudioError]], output: Path, reporter: Reporter
+    experiment: Experiment, faults: Mapping[str, Sequence[AudioError]], output: Path | None, reporter: Reporter
 ) -> None:
     every = [fault for corpus in faults.values() for fault in corpus]
     if not every:
         return
     if experiment.config.on_bad_audio == "fail":
-        path = output / experiment.name / "excluded.csv"
-        records.write_excluded(path, faults)
+        where = "`emobench data verify` lists all of them"
+        if output is not None:
+            path = output / experiment.name / "excluded.csv"
+            records.write_excluded(path, faults)
+            where = f"The full list is in {path}"
         raise DataError(
             f"Every recording must be usable. {len(every)} are not:\n"
             f"{listing([str(fault) for fault in sorted(every, key=str)])}\n"
-            f"The full list is in {path}. Repair or remove them, or set on_bad_audio: skip to leave them out."
+            f"{where}. Repair or remove them, or set on_bad_audio: skip to leave them out."
         )
     already = {dataset.name: {fault.path for fault in dataset.excluded} for dataset in experiment.datasets}
     experiment.datasets = [
@@ -464,6 +557,7 @@ def _hold(folder: Path) -> Iterator[None]:
     try:
         with results.storage_errors(folder):
             holder.write_text(f"process {os.getpid()} on host {socket.gethostname()}")
+        results.sweep(folder)
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -541,6 +635,33 @@ def _save_bundles(
     return failures
 
 
+def _measure_latency(
+    experiment: Experiment,
+    folder: Path,
+    jobs: Sequence[Job],
+    finished: Mapping[str, FoldResult],
+    board: pd.DataFrame,
+    reporter: Reporter,
+) -> pd.DataFrame:
+    """Measure every bundle that was not measured before; return the leaderboard with what came out."""
+    assert experiment.config.latency is not None
+    paths = _saved_bundles(folder, experiment)
+    n_missing = latency.count_missing(folder, paths, experiment.config.latency)
+    if n_missing:
+        reporter.say(f"{n_missing} models to measure, each in fresh processes")
+    is_new, remarks = latency.measure_run(folder, paths, experiment.config.latency, reporter=reporter)
+    experiment.remarks += remarks
+    return records.write_tables(experiment, folder, jobs, finished) if is_new else board
+
+
+def _saved_bundles(folder: Path, experiment: Experiment) -> list[Path]:
+    return [
+        records.bundle_path(folder, experiment, job)
+        for job in experiment.fits()
+        if records.has_bundle(folder, experiment, job)
+    ]
+
+
 def _forget(folder: Path, jobs: Sequence[Job]) -> None:
     """Remove the studies and the results of tuned jobs."""
     for job in jobs:
@@ -563,10 +684,12 @@ def _check_storage(
     for failure in failures:
         reporter.warn(f"failed: {failure}")
     errors = dict.fromkeys(error.removeprefix("StorageError: ") for _, error in damaged)
-    entries = " ".join(f"--only {entry}" for entry in sorted({job.entry for job, _ in damaged}))
+    to_retune = sorted({job.entry for job, error in damaged if "--retune" in error})
+    entries = " ".join(f"--only {entry}" for entry in to_retune)
+    advice = f"\nTo tune these entries again: emobench run CONFIG --retune {entries}" if entries else ""
     raise StorageError(
-        f"Every study must be one that can be continued. {len(errors)} are not, and everything else is kept:\n"
-        f"{listing(list(errors))}\nTo tune these entries again: emobench run CONFIG --retune {entries}"
+        f"Every study must be written and continued. {len(errors)} cannot be, and everything else is kept:\n"
+        f"{listing(list(errors))}{advice}"
     )
 
 

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import hypothesis
 import hypothesis.strategies as st
@@ -170,6 +171,47 @@ def test_every_linear_subtype_is_read_to_scale(subtype, tolerance, n_samples):
     recording = decode(encode(TONE[:n_samples], subtype=subtype))
     np.testing.assert_allclose(recording.signal, TONE[:n_samples, 0], atol=tolerance, rtol=0)
     assert recording.warnings == ()
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "AIFF"])
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_samples_of_16_bit_are_those_of_libsndfile(container, n_channels):
+    """They are read as integers, for speed; the numbers must be the same to the last bit."""
+    extremes = np.array([-1, 32767 / 32768, -32767 / 32768, 0, 1 / 32768, -1 / 32768])
+    tone = np.concatenate([np.resize(extremes, 6000), make_tone(6000)[:, 0]])
+    data = encode(np.stack([tone, tone[::-1]], axis=1)[:, :n_channels], container=container)
+    expected, _ = soundfile.read(io.BytesIO(data), dtype="float32", always_2d=True)
+    np.testing.assert_array_equal(decode(data).signal, expected.mean(axis=1))
+
+
+@pytest.mark.parametrize("n_channels", [1, 2, 3])
+@pytest.mark.parametrize("sr", [8_000, 48_000])
+def test_plain_wav_is_read_as_libsndfile_reads_it(n_channels, sr, monkeypatch):
+    data = encode(np.random.default_rng(0).uniform(-1, 1, (5000, n_channels)), sr)
+    assert (module._view_plain_wav(data) is not None) == (n_channels < 3)
+    quick = decode(data)
+    monkeypatch.setattr(module, "_view_plain_wav", lambda data: None)
+    slow = decode(data)
+    np.testing.assert_array_equal(quick.signal, slow.signal)
+    assert replace(quick, signal=None) == replace(slow, signal=None)
+
+
+@pytest.mark.parametrize("position", range(44))
+def test_wav_is_plain_only_if_every_byte_of_its_header_is(position):
+    samples, sr, _ = module._view_plain_wav(WAV)
+    assert module._wav_header(samples, sr) == WAV[:44]
+    assert module._view_plain_wav(flipped(WAV, position)) is None
+    assert module._view_plain_wav(WAV[:-2]) is module._view_plain_wav(WAV + bytes(2)) is None
+
+
+def test_content_is_that_of_the_samples_however_they_are_kept():
+    steps = np.random.default_rng(0).integers(-(2**15), 2**15, size=(SR, 2))
+    signal = steps / 2**15
+    same = [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("AIFF", "PCM_16"), ("WAV", "PCM_24"), ("WAV", "FLOAT")]
+    contents = {decode(encode(signal, container=container, subtype=subtype)).content for container, subtype in same}
+    assert len(contents) == 1
+    for other in (signal + 2**-17, -signal, signal * 0.5, np.where(steps == steps.min(), 1.0, signal)):
+        assert decode(encode(other, subtype="FLOAT")).content not in contents
 
 
 @pytest.mark.parametrize("subtype", ["IMA_ADPCM", "MS_ADPCM", "GSM610", "G721_32", "NMS_ADPCM_32"])

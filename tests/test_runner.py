@@ -56,6 +56,7 @@ def test_run_writes_everything_that_the_design_lists(finished):
     assert names == {
         *("scores.parquet", "scores.csv", "predictions.parquet", "predictions.csv"),
         *("leaderboard.csv", "leaderboard.md", "pairs.csv", "folds.csv", "excluded.csv", "run.json", "jobs", "models"),
+        *("intervals.csv", "slices.csv", "confusion.csv", "premium.csv", "premium.md", "report.html", "SHA256SUMS"),
     }
     assert finished.exit_code == 0
     assert not list(finished.folder.rglob("*.part"))
@@ -275,6 +276,9 @@ def test_failed_entry_is_a_row_with_its_error_and_is_tried_again(tiny_corpus, tm
     errors = scores.loc[scores["entry"] == "knn", "error"]
     assert errors.str.contains("n_neighbors").all()
     assert any("n_neighbors" in remark for remark in outcome.remarks)
+    logs = sorted((outcome.folder / "logs").iterdir())
+    assert [log.name for log in logs] == [f"manifest+mfcc40+group-kfold+knn+repeat0+fold{i}.txt" for i in (0, 1)]
+    assert "Traceback" in logs[0].read_text()
     again = run(config, output=tmp_path)
     assert (again.n_computed, again.n_reused) == (2, 2)
 

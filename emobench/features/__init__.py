@@ -1,6 +1,7 @@
 """Feature sets: named, versioned functions from a mono signal to a vector of fixed length.
 
-`librosa` is the definition of every number. A row's `extract` takes a signal at the row's rate.
+`librosa` is the definition of every number. A row takes a signal at its rate, computes something of each frame, and
+sums it up over time; rows that agree on the frames share them.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import numpy as np
 
 from emobench.errors import lookup, resolve
 
+STORE_LAYOUT = 2  # raised when the store keeps something else beside a vector; part of every feature key
+
 # What a feature's value depends on besides its own parameters; part of every feature key.
 LIBRARIES = ("librosa", "numpy", "scipy", "soundfile", "soxr")
 
@@ -26,8 +29,12 @@ class FeatureSpec:
 
     Attributes
     ----------
-    extract : str
-        ``"module:function"`` called as ``extract(signal, sr=…, **params)``; returns float32 of shape (n_features,).
+    frames : str
+        ``"module:function"`` called as ``frames(signal, sr=…, **params)``; returns float32 of shape
+        (n_coefficients, n_frames). What is frame by frame is computed once for all rows with the same frames, rate and
+        parameters.
+    summary : str
+        ``"module:function"`` called as ``summary(frames)``; returns float32 of shape (n_features,).
     version : int
         Raised when the same signal gives other numbers.
     sr : int
@@ -38,7 +45,8 @@ class FeatureSpec:
 
     name: str
     title: str
-    extract: str
+    frames: str
+    summary: str
     n_features: int
     version: int = 1
     sr: int = 22_050
@@ -49,9 +57,22 @@ class FeatureSpec:
         """Return what identifies the numbers, without library versions: name, version, rate, parameters."""
         return {"name": self.name, "version": self.version, "sr": self.sr, "params": dict(sorted(self.params.items()))}
 
+    @property
+    def frames_key(self) -> tuple[str, int, str]:
+        """What rows with the same frames have in common."""
+        return self.frames, self.sr, repr(sorted(self.params.items()))
+
+    def extract_frames(self, signal: np.ndarray) -> np.ndarray:
+        """Return what is computed of each frame of a mono float32 signal at `sr`."""
+        return resolve(self.frames)(signal, sr=self.sr, **self.params)
+
+    def summarise(self, frames: np.ndarray) -> np.ndarray:
+        """Return the vector of a signal from its frames."""
+        return resolve(self.summary)(frames)
+
     def __call__(self, signal: np.ndarray) -> np.ndarray:
         """Extract the vector of a mono float32 signal at `sr`."""
-        return resolve(self.extract)(signal, sr=self.sr, **self.params)
+        return self.summarise(self.extract_frames(signal))
 
 
 FEATURES: dict[str, FeatureSpec] = {
@@ -60,8 +81,18 @@ FEATURES: dict[str, FeatureSpec] = {
         FeatureSpec(
             name="mfcc40",
             title="Mean over time of 40 MFCC (librosa's defaults, 22,050 Hz)",
-            extract="emobench.features.mfcc:mfcc_mean",
+            frames="emobench.features.mfcc:mfcc",
+            summary="emobench.features.mfcc:time_mean",
             n_features=40,
+            params={"n_mfcc": 40},
+        ),
+        FeatureSpec(
+            name="mfcc40_stats",
+            title="Mean and deviation over time of 40 MFCC, deviation of their deltas and delta-deltas",
+            frames="emobench.features.mfcc:mfcc",
+            summary="emobench.features.mfcc:time_statistics",
+            n_features=160,
+            min_samples=8 * 512,  # nine frames, centred on every 512th sample
             params={"n_mfcc": 40},
         ),
     )
@@ -74,19 +105,24 @@ def get_features(name: str) -> FeatureSpec:
 
 
 def feature_key(spec: FeatureSpec, *, mono: str = "mean") -> str:
-    """Return the store's key of a feature set: a hash of everything that its numbers depend on.
+    """Return the store's key of a feature set: its name and a hash of everything that its numbers depend on.
 
     Other parameters, another extractor's version, another version of Python or of a library of the signal path is
     another key, so nothing stale is ever found.
     """
-    content = {
+    return f"{spec.name}-{digest(feature_identity(spec, mono=mono))[:16]}"
+
+
+def feature_identity(spec: FeatureSpec, *, mono: str = "mean") -> dict[str, Any]:
+    """Return what a feature key is the hash of."""
+    return {
         "spec": spec.specification(),
         "n_features": spec.n_features,
         "mono": mono,
         "libraries": library_versions(),
         "python": "{}.{}".format(*sys.version_info),
+        "layout": STORE_LAYOUT,
     }
-    return f"{spec.name}-{digest(content)[:16]}"
 
 
 def library_versions() -> dict[str, str]:
