@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from emobench.runner import Outcome, Plan
+    from emobench.planning import Plan
+    from emobench.runner import Outcome
 
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
@@ -104,7 +105,7 @@ def _table(title: str, part: pd.DataFrame) -> Table:
     from emobench import leaderboard
 
     headings, rows = leaderboard.table(part)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "entry" else "right", no_wrap=True)
     for row in rows:

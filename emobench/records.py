@@ -269,6 +269,11 @@ def has_bundle(folder: Path, experiment: Experiment, job: Job) -> bool:
         return False
 
 
+def saved_bundles(folder: Path, experiment: Experiment) -> list[Path]:
+    """Return the bundles of a run's entries that are there."""
+    return [bundle_path(folder, experiment, job) for job in experiment.fits() if has_bundle(folder, experiment, job)]
+
+
 def save_bundles(
     experiment: Experiment, folder: Path, fitted: Sequence[tuple[Job, Fitted]], board: pd.DataFrame
 ) -> list[str]:

@@ -19,8 +19,8 @@ from filelock import FileLock
 from emobench.errors import HeldError
 from emobench.evaluation import FoldResult
 from emobench.execution import WORKER_BYTES
+from emobench.planning import plan
 from emobench.records import write_finished
-from emobench.runner import plan
 from emobench.tuning import TunedClassifier
 
 pytestmark = pytest.mark.timeout(180)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from pytest_benchmark.stats import Stats
 
-from emobench import cli, latency, models, probe, runner
+from emobench import cli, latency, models, planning, probe, runner
 from emobench.bundle import Bundle, save_bundle
 from emobench.config import LatencyConfig, validate_config
 from emobench.errors import AudioError, BundleError, ConfigError
@@ -497,7 +497,7 @@ def test_a_run_measures_its_bundles_once_and_shows_them(tmp_path, tiny_corpus, m
     plain = runner.run(about, output=tmp_path, n_jobs=1)
     assert plain.leaderboard["latency_p50_ms"].isna().all()
     about["latency"] = {"rounds": 4, "block_s": 0.01, "batches": [1]}
-    before = runner.plan(about, output=tmp_path).estimate_s
+    before = planning.plan(about, output=tmp_path).estimate_s
     first = runner.run(about, output=tmp_path, n_jobs=1)
     assert first.folder == plain.folder  # it changes no result, so it is the same run
     assert (first.n_computed, len(machine.tasks)) == (0, 2 * 5)
@@ -507,7 +507,7 @@ def test_a_run_measures_its_bundles_once_and_shows_them(tmp_path, tiny_corpus, m
     assert (board["model_bytes"] > 0).all()
     names = ("leaderboard.csv", latency.CSV, latency.JSON, "run.json")
     content = {name: (first.folder / name).read_bytes() for name in names}
-    assert runner.plan(about, output=tmp_path).estimate_s < before
+    assert planning.plan(about, output=tmp_path).estimate_s < before
     again = runner.run(about, output=tmp_path, n_jobs=1)
     assert len(machine.tasks) == 2 * 5
     assert again.leaderboard.equals(first.leaderboard)

@@ -16,7 +16,7 @@ LAYERS = {
     2: "config store inventory dataset tuning statistics comparability comparison premium slices leaderboard "
     "pages reports",
     3: "evaluation bundle inference probe latency experiment records verification",
-    4: "runner",
+    4: "planning runner",
     5: "console commands cli __main__",
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}

@@ -16,8 +16,9 @@ from emobench.config import load_config
 from emobench.errors import ConfigError, CorpusError, DataError, HeldError, SplitError, StorageError
 from emobench.evaluation import FoldResult
 from emobench.models import ModelSpec
+from emobench.planning import plan
 from emobench.results import LEADERBOARD
-from emobench.runner import plan, run
+from emobench.runner import run
 
 TIMING = ["fit_s"]
 
@@ -445,16 +446,16 @@ def test_plan_counts_and_writes_nothing(tiny_corpus, tmp_path):
 
 
 def test_plan_without_recorded_times_is_calibrated_on_this_machine(tiny_corpus, tmp_path, monkeypatch):
-    from emobench import runner
+    from emobench import planning
 
-    assert 0.1 <= runner._calibrate(1) <= 10
+    assert 0.1 <= planning._calibrate(1) <= 10
 
     def estimate_s(factor):
-        monkeypatch.setattr(runner, "_calibrate", lambda: factor)
+        monkeypatch.setattr(planning, "_calibrate", lambda: factor)
         config = config_of(tiny_corpus, models=["mlp"], repeats=50)
-        return plan(config, output=tmp_path / "results", n_jobs=1).estimate_s - runner._START_S
+        return plan(config, output=tmp_path / "results", n_jobs=1).estimate_s - planning._START_S
 
-    preparation_s = 24 * runner._EXTRACTION_S
+    preparation_s = 24 * planning._EXTRACTION_S
     assert estimate_s(4.0) - preparation_s == pytest.approx(4 * (estimate_s(1.0) - preparation_s))
 
 

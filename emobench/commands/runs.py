@@ -77,10 +77,10 @@ def plan(
 
 
 def _print_plan(config: Path, output: Path, n_jobs: int, only: Sequence[str], manner: Manner) -> None:
-    from emobench import runner
+    from emobench import planning
     from emobench.console import print_plan
 
-    planned = runner.plan(config, output=output, n_jobs=n_jobs, only=only)
+    planned = planning.plan(config, output=output, n_jobs=n_jobs, only=only)
     if not manner.as_json:
         return print_plan(planned, verbose=manner.verbose, quiet=manner.quiet)
     print_json(
