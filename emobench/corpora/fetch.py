@@ -73,7 +73,7 @@ def fetch(
 
     work = dest.with_name(f"{dest.name}.fetch")
     with writing(dest.parent):
-        if is_complete(spec, dest):
+        if is_complete(spec, dest) and (keep_archive or not work.exists()):  # else a kill left the archives
             return dest
         dest.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(dest.with_name(f"{work.name}.lock")) as lock:

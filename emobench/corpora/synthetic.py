@@ -31,12 +31,13 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -663,8 +664,7 @@ def _write(folder: Path, design: Design, n_jobs: int, progress: Callable[[int], 
         _write_clips(folder, [clip for clip in clips if not (folder / clip.path).is_file()], design, n_jobs, progress)
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+    with _staging(folder) as staging:
         _write_clips(staging, clips, design, n_jobs, progress)
         record = {
             "corpus": CORPUS,
@@ -675,7 +675,6 @@ def _write(folder: Path, design: Design, n_jobs: int, progress: Callable[[int], 
         }
         _write_bytes(staging / RECORD, json.dumps(record, indent=2).encode() + b"\n")
         _sync_folder(staging)
-        staging.chmod(0o755)  # mkdtemp keeps others out
         try:
             with contextlib.suppress(OSError):
                 folder.rmdir()  # an empty one, which not every system lets a rename replace
@@ -684,8 +683,30 @@ def _write(folder: Path, design: Design, n_jobs: int, progress: Callable[[int], 
             if not _holds(folder, design):  # else another process was faster, with the same bytes
                 raise
         _sync_folder(folder.parent)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _staging(folder: Path) -> Iterator[Path]:
+    """Yield a new folder beside `folder`, gone at the end; first remove those that killed processes left.
+
+    A process holds a lock on its own as long as it lives.
+    """
+    from filelock import FileLock, Timeout
+
+    prefix = f".{folder.name}.making-"
+    for left in folder.parent.glob(f"{glob.escape(prefix)}*.lock"):
+        with contextlib.suppress(Timeout, OSError), FileLock(left).acquire(blocking=False):
+            shutil.rmtree(left.with_suffix(""), ignore_errors=True)
+            left.unlink()
+    staging = folder.with_name(f"{prefix}{secrets.token_hex(4)}")
+    with FileLock(f"{staging}.lock") as lock:
+        try:
+            staging.mkdir()
+            yield staging
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+            with contextlib.suppress(OSError):  # Windows keeps an open file; the next one removes it
+                os.unlink(lock.lock_file)
 
 
 def _holds(folder: Path, design: Design) -> bool:
