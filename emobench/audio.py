@@ -13,8 +13,10 @@ import os
 import re
 import stat
 import struct
+import threading
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -251,11 +253,19 @@ def resample(signal: np.ndarray, sr: int, target_sr: int) -> np.ndarray:
     """
     if sr == target_sr:
         return signal
+    n_samples = int(np.ceil(len(signal) * (float(target_sr) / sr)))  # librosa's order of operations
+    stream = _resampler(sr, target_sr, threading.get_ident())
+    stream.clear()
+    resampled = stream.resample_chunk(np.asarray(signal, dtype=np.float32), last=True)[:n_samples]
+    return resampled if len(resampled) == n_samples else np.pad(resampled, (0, n_samples - len(resampled)))
+
+
+@lru_cache(maxsize=8)
+def _resampler(sr: int, target_sr: int, thread: int) -> Any:
+    """Return a thread's own resampler: its filters are designed once, which takes a tenth of a clip's time."""
     import soxr
 
-    n_samples = int(np.ceil(len(signal) * (float(target_sr) / sr)))  # librosa's order of operations
-    resampled = soxr.resample(signal, sr, target_sr, quality="HQ")[:n_samples]
-    return np.pad(resampled, (0, n_samples - len(resampled))).astype(np.float32, copy=False)
+    return soxr.ResampleStream(sr, target_sr, num_channels=1, dtype="float32", quality="HQ")
 
 
 def check_signal(signal: Any, sr: Any, *, name: str = "signal") -> np.ndarray:

@@ -43,7 +43,7 @@ def extract_clips(
     specs: Sequence[FeatureSpec], clips: Sequence[tuple[str, Path]], policy: AudioPolicy
 ) -> list[Extracted | AudioError]:
     """Extract a batch of clips in a worker, one at a time: the outcome of each, or why it cannot be decoded."""
-    _keep_freed_memory()
+    keep_freed_memory()
     return [_extract_clip(specs, clip, path, policy) for clip, path in clips]
 
 
@@ -65,7 +65,7 @@ def _extract_clip(specs: Sequence[FeatureSpec], clip: str, path: Path, policy: A
 
 
 @functools.cache
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Teach the C library once to keep what is freed, where it would give it back and fault it in again for each clip.
 
     glibc adapts its thresholds to the largest block that was ever freed, up to 32 MB. This one is never touched.

@@ -17,9 +17,9 @@ import numpy as np
 from emobench.audio import AudioPolicy, check_signal, read_audio
 from emobench.bundle import MANIFEST, Bundle, load_bundle
 from emobench.errors import AudioError, BundleError, ConfigError, DataError, UnknownNameError, did_you_mean
+from emobench.extraction import keep_freed_memory, remarks_on, vectorise
 from emobench.features import FeatureSpec, get_features
 from emobench.models.compiled import compiled
-from emobench.store import remarks_on, vectorise
 from emobench.streaming import Stream, open_stream, resampled, windows
 
 UNCERTAIN = "uncertain"
@@ -122,6 +122,7 @@ class Predictor:
     """
 
     def __init__(self, bundle: Bundle):
+        keep_freed_memory()
         self.bundle = bundle
         self.spec = _spec(bundle)
         self.classes = bundle.classes

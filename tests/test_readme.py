@@ -18,10 +18,10 @@ def readme(pytestconfig):
 
 @pytest.fixture(scope="module")
 def boards(pytestconfig):
-    """Read what is committed: runs of one's own lie in the same folder."""
+    """Read what is committed of real speech: runs of one's own lie in the same folder, the gate's baseline below it."""
     root = pytestconfig.rootpath
     listed = subprocess.run(["git", "ls-files", "results"], cwd=root, capture_output=True, text=True)
-    paths = [root / line for line in listed.stdout.splitlines() if line.endswith("/leaderboard.csv")]
+    paths = [root / line for line in listed.stdout.splitlines() if re.fullmatch("results/[^/]*/leaderboard.csv", line)]
     if not paths:
         pytest.skip("not a git checkout")
     return {path.parent.name.rpartition("-")[0]: pd.read_csv(path) for path in paths}
@@ -43,12 +43,26 @@ def test_readme_shows_the_committed_leaderboard(readme, boards):
     ]
 
 
-def test_readme_shows_what_sharing_speakers_pretends(readme, boards):
-    uar = boards["ravdess-5"].pivot(index="entry", columns="protocol", values="uar")
-    for entry, honest, shared, premium in cells(readme, "| model | unheard actors"):
-        assert honest == f"{uar.loc[entry, 'group-kfold']:.3f}"
-        assert shared == f"{uar.loc[entry, 'random-kfold']:.3f}"
-        assert premium == f"+{uar.loc[entry, 'random-kfold'] - uar.loc[entry, 'group-kfold']:.3f}"
+def test_readme_shows_what_richer_features_bring(readme, boards):
+    board = boards["ravdess-5"].query("protocol == 'group-kfold'").set_index(["features", "entry"])
+    shown = cells(readme, "| entry | `mfcc40` |")
+    assert [row[0] for row in shown] == list(board.loc["mfcc40_stats"].index)
+    for entry, *figures in shown:
+        expected = [board.loc[features, entry] for features in ("mfcc40", "mfcc40_stats")]
+        assert figures == [
+            text for row in expected for text in (f"{row['uar']:.3f}", f"{row['uar_low']:.3f}–{row['uar_high']:.3f}")
+        ]
+
+
+def test_readme_shows_the_leakage_premium_of_every_model(readme, boards, pytestconfig):
+    path = next((pytestconfig.rootpath / "results").glob("ravdess-5-*/premium.csv"))
+    premium = pd.read_csv(path).query("protocol == 'group-kfold'").set_index(["features", "entry"])
+    shown = cells(readme, "| features | model | unheard")
+    assert {tuple(row[:2]) for row in shown} == {key for key in premium.index if key[1] != "dummy"}
+    for features, entry, *figures in shown:
+        row = premium.loc[(features, entry)]
+        scores = [f"{row['unheard']:.3f}", f"{row['shared']:.3f}", f"+{row['premium']:.3f}"]
+        assert figures == [*scores, f"{row['low']:.3f}–{row['high']:.3f}"]
 
 
 def test_committed_leaderboards_hold_the_reference_models_on_real_speech(boards):
@@ -65,7 +79,8 @@ def test_readme_names_the_commands_that_there_are(readme):
     line = re.search(r"^`run`, .*?;", readme, re.MULTILINE)[0]
     named = {word.split("|")[0] for word in re.findall(r"`([a-z |]+)`", line)}
     assert {word.split()[0] for word in named} == set(commands)
-    assert set(re.search(r"`data ([a-z|]+)`", line)[1].split("|")) == set(commands["data"].commands)
+    for group in ("data", "store"):
+        assert set(re.search(rf"`{group} ([a-z|]+)`", line)[1].split("|")) == set(commands[group].commands)
     for command in re.findall(r"(?:`|\$ )emobench ([a-z]+)", readme):
         assert command in commands, command
 

@@ -19,7 +19,7 @@ N_MELS = 128
 DELTA_WIDTH = 9
 _AMIN = 1e-10
 _TOP_DB = 80.0
-_FRAMES_AT_ONCE = 64  # 1.5 s, 512 kB of samples
+_FRAMES_AT_ONCE = 160  # 3.7 s, 1.3 MB of samples
 _BANDS_AT_ONCE = 16
 
 
