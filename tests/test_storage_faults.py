@@ -98,7 +98,8 @@ def faults(bench, calm, tmp_path_factory):
     for call in calls:
         is_nameless = call.path.name.startswith("#") or call.path.suffix == ".lock"
         if call.name in ERRORS and not is_nameless:
-            choices = ERRORS[call.name]
+            is_in_store = call.path.parts[0] == "store"  # which may be read-only (X10)
+            choices = [error for error in ERRORS[call.name] if not (is_in_store and error == "EROFS")]
             found.append((call, choices[len(found) % len(choices)], tuple(published)))
         if call.name == "rename":
             published.append(str(call.target))
@@ -111,6 +112,7 @@ def inject_all(bench, calm, folder, faults):
     for call, error, published in faults:
         place = folder / "place"
         shutil.rmtree(place, ignore_errors=True)
+        place.mkdir()  # as where the calls were counted
         strace = ["-o", os.devnull, "-e", f"trace={call.name}"]
         inject = f"inject={call.name}:error={error}:when={call.number}"
         done = bench.run(place, strace=[*strace, "-e", inject])
@@ -147,7 +149,6 @@ def test_disk_that_fails_at_any_call_is_said_and_the_run_continued(bench, calm, 
     [
         ("pwrite64", 300, "ENOSPC", "database or disk is full"),
         pytest.param("fdatasync", 100, "EIO", "disk I/O error", marks=pytest.mark.slow),
-        pytest.param("openat", 150, "EROFS", "unable to open database file", marks=pytest.mark.slow),
     ],
 )
 def test_disk_that_fails_under_a_study_is_no_damage_and_tuning_goes_on(tmp_path, call, number, error, said):
