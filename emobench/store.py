@@ -25,7 +25,7 @@ from emobench.audio import AudioPolicy, hash_file
 from emobench.corpora import Utterance
 from emobench.errors import AudioError, HeldError, StorageError
 from emobench.execution import Crash, Pool
-from emobench.extraction import Extracted, extract_clips, remarks_on, vectorise
+from emobench.extraction import Extracted, extract_clips
 from emobench.features import FeatureSpec, feature_identity, feature_key
 from emobench.results import storage_errors, write_bytes
 from emobench.shards import (
@@ -42,8 +42,6 @@ from emobench.shards import (
     to_texts,
 )
 from emobench.splits import Labels
-
-__all__ = ["Extraction", "FeatureStore", "FeatureTable", "hash_clips", "remarks_on", "vectorise"]
 
 QUARANTINE = "quarantine"
 FLUSH_S = 3.0

@@ -17,10 +17,10 @@ from emobench import cli, inference
 from emobench.audio import read_audio
 from emobench.bundle import MANIFEST, Bundle, export_bundle, load_bundle, save_bundle
 from emobench.errors import AudioError, BundleError, ConfigError, DataError
+from emobench.extraction import vectorise
 from emobench.features import get_features
 from emobench.inference import UNCERTAIN, Prediction, Predictor, find_bundle, find_entry, load, predict
 from emobench.models import build, get_model
-from emobench.store import vectorise
 
 CLASSES = ("angry", "happy", "sad")
 SPEC = get_features("mfcc40")

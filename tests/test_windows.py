@@ -16,10 +16,10 @@ from emobench import streaming
 from emobench.audio import AudioPolicy, read_audio, resample
 from emobench.bundle import Bundle, save_bundle
 from emobench.errors import AudioError, ConfigError
+from emobench.extraction import vectorise
 from emobench.features import get_features
 from emobench.inference import UNCERTAIN, Predictor
 from emobench.models import build, get_model
-from emobench.store import vectorise
 from emobench.streaming import open_stream, resampled, windows
 
 CLASSES = ("angry", "happy", "sad")

@@ -11,24 +11,15 @@ import typer
 from emobench.commands.frame import (
     Jobs,
     Manner,
-    app,
+    add_group,
     complain,
     print_columns,
     print_json,
-    show_commands,
     takes_manner,
 )
 from emobench.errors import ConfigError
 
-data_app = typer.Typer(help="Corpora: list them, check, make or download one.", rich_markup_mode=None)
-app.add_typer(data_app, name="data")
-
-
-@data_app.callback(invoke_without_command=True)
-@takes_manner
-def _data(context: typer.Context, manner: Manner) -> None:
-    """Corpora: list them, check, make or download one."""
-    show_commands(context)
+data_app = add_group("data", "Corpora: list them, check, make or download one.")
 
 
 @data_app.command("list")

@@ -102,6 +102,19 @@ def show_commands(context: typer.Context) -> None:
         raise typer.Exit(2)
 
 
+def add_group(name: str, title: str) -> typer.Typer:
+    """Add a group of commands to the application; alone it shows which there are."""
+    group = typer.Typer(help=title, rich_markup_mode=None)
+
+    @group.callback(invoke_without_command=True, help=title)
+    @takes_manner
+    def show(context: typer.Context, manner: Manner) -> None:
+        show_commands(context)
+
+    app.add_typer(group, name=name)
+    return group
+
+
 def print_json(content: Any, *, indent: int | None = 2) -> None:
     """Print JSON in ASCII, so that one object stays on one line and any terminal can take it."""
     print(json.dumps(content, indent=indent, default=str, allow_nan=False))

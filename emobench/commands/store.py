@@ -13,15 +13,13 @@ from emobench.commands.frame import (
     Dask,
     Jobs,
     Manner,
+    add_group,
     app,
     complain,
     print_columns,
     print_json,
-    show_commands,
     takes_manner,
 )
-
-store_app = typer.Typer(help="The feature store: list it, check it, clean it.", rich_markup_mode=None)
 
 
 @app.command()
@@ -42,14 +40,7 @@ def features(config: Config, *, n_jobs: Jobs = -1, dask: Dask = None, manner: Ma
     print_columns([header, *rows])
 
 
-app.add_typer(store_app, name="store")
-
-
-@store_app.callback(invoke_without_command=True)
-@takes_manner
-def _store(context: typer.Context, manner: Manner) -> None:
-    """The feature store: list it, check it, clean it."""
-    show_commands(context)
+store_app = add_group("store", "The feature store: list it, check it, clean it.")
 
 
 @store_app.command("ls")
