@@ -20,12 +20,12 @@ import pytest
 from emobench.audio import AudioPolicy
 from emobench.corpora import get_corpus
 from emobench.corpora.location import locate
-from emobench.dataset import make_synthetic
-from emobench.errors import resolve
-from emobench.execution import Pool, count_workers
+from emobench.execution.workers import Pool, count_workers
 from emobench.features import FEATURES
+from emobench.features.store import CLIPS_A_TASK, FeatureStore
+from emobench.registry import resolve
 from emobench.reporter import Reporter
-from emobench.store import CLIPS_A_TASK, FeatureStore, hash_clips
+from emobench.running.datasets import hash_clips, make_synthetic
 
 ROUNDS = int(os.environ.get("EMOBENCH_BENCH_ROUNDS", "5"))
 EMOTIONS = ("calm", "happy", "sad", "angry", "fearful")

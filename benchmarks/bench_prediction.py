@@ -22,10 +22,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from emobench import latency, models
-from emobench.bundle import Bundle, label_encoder, save_bundle
+from emobench import models
+from emobench.bundles.bundle import Bundle, label_encoder, save_bundle
 from emobench.features import get_features
-from emobench.inference import load
+from emobench.prediction import latency
+from emobench.prediction.predictor import load
 
 CLASSES = ("angry", "calm", "fearful", "happy", "sad")
 HOUR_S = 3600
@@ -126,7 +127,8 @@ def test_decoding_and_features_alone(benchmark, predictors, clip, model):
 
 def test_whole_process(benchmark, bundles, clip):
     benchmark.group = "emobench predict, svm, beside `import sklearn.svm`"
-    code = "import sys; from emobench.cli import app; app(sys.argv[1:], standalone_mode=False); print(*sys.modules)"
+    run = "from emobench.cli.main import app; app(sys.argv[1:], standalone_mode=False)"
+    code = f"import sys; {run}; print(*sys.modules)"
     arguments = ["predict", clip, "--model", str(bundles / "svm")]
 
     def call(*command):

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from emobench.features import FEATURES, feature_identity, feature_key
-from emobench.shards import HASH, MAX_ROWS, Shard, concatenate
-from emobench.store import FeatureStore
+from emobench.features.shards import HASH, MAX_ROWS, Shard, concatenate
+from emobench.features.store import FeatureStore
 
 SPEC = FEATURES["mfcc40"]
 SIZES = [10**3, 10**4, 10**5, 10**6]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from emobench import latency
-from emobench.config import LatencyConfig
+from emobench.config.schema import LatencyConfig
+from emobench.prediction import latency
 
 KEYS = ["entry", "stage", "batch"]
 

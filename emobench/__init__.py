@@ -12,11 +12,11 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "compare": "emobench.comparison",
-    "load": "emobench.inference",
-    "load_results": "emobench.results",
-    "predict": "emobench.inference",
-    "run": "emobench.runner",
+    "compare": "emobench.comparison.verdicts",
+    "load": "emobench.prediction.predictor",
+    "load_results": "emobench.results.tables",
+    "predict": "emobench.prediction.predictor",
+    "run": "emobench.running.runner",
 }
 
 __all__ = ["compare", "load", "load_results", "predict", "run"]

@@ -1,6 +1,6 @@
 """``python -m emobench``."""
 
-from emobench.cli import main
+from emobench.cli.main import main
 
 if __name__ == "__main__":
     main()

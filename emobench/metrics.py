@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from emobench.errors import lookup, resolve
+from emobench.registry import lookup, resolve
 
 N_BINS = 15
 NO_PROBABILITIES = "the model gives no probabilities"

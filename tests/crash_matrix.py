@@ -247,7 +247,7 @@ def _shift_clock(seconds: float) -> None:
 
 def _patch() -> None:
     """Keep the work in this process, and let every duration be zero."""
-    from emobench.execution import Pool
+    from emobench.execution.workers import Pool
 
     Pool.run = _run_here  # type: ignore[method-assign]
     time.perf_counter = lambda: 0.0
@@ -260,11 +260,11 @@ def _run_here(self: object, function: Any, tasks: Sequence[tuple], *, timeout_s:
 
 def _run_command(arguments: Sequence[str]) -> int:
     """Run a command line; return its exit code."""
-    from emobench import cli
+    from emobench.cli.main import main
 
     code: Any = 70
     try:
-        cli.main(list(arguments))
+        main.main(list(arguments))
     except SystemExit as leaving:
         code = leaving.code
     for stream in (sys.stdout, sys.stderr):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from emobench import bundle as module
+from emobench.bundles import bundle as module
 from emobench.errors import BundleError
 from emobench.models.compiled import compiled
 

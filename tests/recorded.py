@@ -3,7 +3,8 @@
 import numpy as np
 import pandas as pd
 
-from emobench.results import PREDICTIONS, SCORES, write_csv, write_json, write_table
+from emobench.files import write_json
+from emobench.results.tables import PREDICTIONS, SCORES, write_csv, write_table
 
 CLASSES = ("angry", "happy", "sad")
 

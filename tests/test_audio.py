@@ -17,9 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from emobench import audio as module
-from emobench.audio import AudioPolicy, check_signal, decode, hash_bytes, hash_file, read_audio, read_bytes, resample
+from emobench.audio import AudioPolicy
+from emobench.audio import decoding as module
+from emobench.audio.decoding import check_signal, decode, hash_file, read_audio, read_bytes, resample
 from emobench.errors import AudioError
+from emobench.files import hash_bytes
 
 SR = 22_050
 DATA_SIZE = 2 * SR  # bytes of one second, 16 bit
@@ -317,7 +319,7 @@ def test_duration_bounds_are_those_of_the_policy():
 
 
 def test_header_that_promises_more_than_memory_is_refused(monkeypatch):
-    monkeypatch.setattr(module, "_MOST_SAMPLES", SR - 1)
+    monkeypatch.setattr(module, "MOST_SAMPLES", SR - 1)
     with pytest.raises(AudioError, match="must decode to at most 22049 samples over all channels"):
         decode(WAV)
 

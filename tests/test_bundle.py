@@ -24,8 +24,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from emobench import bundle as module
-from emobench.bundle import (
+from emobench.bundles import bundle as module
+from emobench.bundles.bundle import (
     Bundle,
     VersionWarning,
     export_bundle,

@@ -13,8 +13,9 @@ import pytest
 from conftest import write_corpus
 from filelock import FileLock
 
-from emobench import __version__, cli
-from emobench.commands import registries
+from emobench import __version__
+from emobench.cli.commands import registries
+from emobench.cli.main import main
 
 EMOBENCH = [sys.executable, "-m", "emobench"]
 HEAVY = ("keras", "librosa", "numpy", "optuna", "pandas", "pyarrow", "scipy", "sklearn", "tensorflow", "xgboost")
@@ -38,7 +39,7 @@ def emobench(capsys):
 
     def run(*arguments):
         with pytest.raises(SystemExit) as caught:
-            cli.main(list(map(str, arguments)))
+            main.main(list(map(str, arguments)))
         out, err = capsys.readouterr()
         assert "Traceback" not in out
         assert "Traceback" not in err or "--debug" in arguments
@@ -614,5 +615,5 @@ def test_odd_names_are_spelled_out_on_a_terminal(emobench, tmp_path):
 def test_main_without_arguments_reads_those_of_the_process(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["emobench", "--version"])
     with contextlib.suppress(SystemExit):
-        cli.main()
+        main.main()
     assert capsys.readouterr().out == f"emobench {__version__}\n"

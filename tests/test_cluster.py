@@ -16,10 +16,10 @@ import pytest
 from test_execution import die, divide, is_running, nap, process_id, square, threads
 from test_faults import bench, board, errors, finish, left, misfit, plugin, wait_until  # noqa: F401  (fixtures)
 
-from emobench import cluster as module
-from emobench.cluster import ClusterWarning, DaskPool, check_address
 from emobench.errors import ConfigError, StorageError
-from emobench.execution import ONE_THREAD, Crash
+from emobench.execution import cluster as module
+from emobench.execution.cluster import ClusterWarning, DaskPool, check_address
+from emobench.execution.workers import ONE_THREAD, Crash
 
 distributed = pytest.importorskip("distributed")
 pytestmark = pytest.mark.timeout(180)

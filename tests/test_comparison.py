@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import emobench
-from emobench import cli, results, statistics
-from emobench.comparison import (
+from emobench import files
+from emobench.cli.main import main
+from emobench.comparison.verdicts import (
     BETTER,
     FAILED,
     IDENTICAL,
@@ -30,8 +31,11 @@ from emobench.comparison import (
     unpaired_difference,
 )
 from emobench.errors import ConfigError, DataError
-from emobench.results import LEADERBOARD, PREDICTIONS, Results
-from emobench.statistics import Difference
+from emobench.results import run, tables
+from emobench.results.run import Results
+from emobench.results.tables import LEADERBOARD, PREDICTIONS
+from emobench.statistics import intervals
+from emobench.statistics.intervals import Difference
 
 CLASSES = ("angry", "happy", "sad")
 BOARD = {"corpus": "tiny", "features": "mfcc40", "protocol": "group-kfold"}
@@ -61,9 +65,9 @@ def results_of(*parts, name="r", latency=None):
     predictions = pd.concat(parts, ignore_index=True)
     rows = []
     for key, part in predictions.groupby([*BOARD, "entry"], sort=False):
-        counts = statistics.count_entries(part, CLASSES)[key[-1]]
-        interval = statistics.interval(counts, n_resamples=199)
-        figures = {"uar": round(statistics.score(counts), 6), "uar_low": interval.low, "uar_high": interval.high}
+        counts = intervals.count_entries(part, CLASSES)[key[-1]]
+        interval = intervals.interval(counts, n_resamples=199)
+        figures = {"uar": round(intervals.score(counts), 6), "uar_low": interval.low, "uar_high": interval.high}
         sizes = {"n_utterances": part["utterance"].nunique(), "n_speakers": part["speaker"].nunique(), "n_failed": 0}
         timing = {"latency_p50_ms": latency, "fit_s": 1.0}
         fixed = {"model": key[-1], "folds": "f0", "feature_spec": "mfcc40 v1"}
@@ -550,9 +554,9 @@ def folders(tmp_path, svm):
     made = {"base": (svm, mlp), "same": (svm, mlp), "poorer": (worsened(svm, 30), mlp)}
     for name, parts in made.items():
         run = results_of(*parts, name=name)
-        results.write_json(tmp_path / name / "run.json", run.run)
-        results.write_csv(tmp_path / name / "leaderboard.csv", run.leaderboard)
-        results.write_table(tmp_path / name / "predictions", run.predictions, PREDICTIONS)
+        files.write_json(tmp_path / name / "run.json", run.run)
+        tables.write_csv(tmp_path / name / "leaderboard.csv", run.leaderboard)
+        tables.write_table(tmp_path / name / "predictions", run.predictions, PREDICTIONS)
     return tmp_path
 
 
@@ -564,7 +568,7 @@ def command(capsys, monkeypatch):
 
     def run(*arguments):
         with pytest.raises(SystemExit) as caught:
-            cli.main(["compare", *map(str, arguments)])
+            main.main(["compare", *map(str, arguments)])
         return caught.value.code, *capsys.readouterr()
 
     return run
@@ -632,7 +636,7 @@ def test_command_refuses_wrong_options(folders, command, arguments, message):
 
 def test_x34_a_newer_schema_is_refused(folders, command):
     path = folders / "same" / "run.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": results.RUN_SCHEMA + 1}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": run.RUN_SCHEMA + 1}))
     code, _, err = command(folders / "base", folders / "same")
     assert code == 2
     assert "a newer emobench wrote it" in err

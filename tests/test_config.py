@@ -12,14 +12,14 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from emobench import config as config_module
-from emobench.config import LoadedConfig, load_config, parse_config, validate_config
+from emobench.config import schema as config_module
+from emobench.config.schema import LoadedConfig, load_config, parse_config, validate_config
 from emobench.corpora import CORPORA
 from emobench.errors import ConfigError
 from emobench.features import FEATURES
 from emobench.metrics import METRICS
 from emobench.models import MODELS
-from emobench.splits import PROTOCOLS
+from emobench.protocols import PROTOCOLS
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 BASE = "corpora: [ravdess]\nmodels: [svm]\n"

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from emobench.config import LoadedConfig, RunConfig
+from emobench.config.schema import LoadedConfig, RunConfig
 from emobench.corpora import synthetic
 from emobench.corpora.location import cache_folder, cached_corpus, locate, store_folder
-from emobench.dataset import is_to_be_made, make_synthetic, open_dataset, plan_dataset, synthetic_folder
 from emobench.errors import ConfigError, CorpusError
 from emobench.reporter import Reporter
+from emobench.running.datasets import is_to_be_made, make_synthetic, open_dataset, plan_dataset, synthetic_folder
 
 
 def loaded(tmp_path, **corpus):

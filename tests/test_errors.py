@@ -20,15 +20,12 @@ from emobench.errors import (
     UnknownNameError,
     did_you_mean,
     listing,
-    lookup,
-    plural,
-    resolve,
-    rows,
 )
 from emobench.features import get_features
 from emobench.metrics import get_metric
 from emobench.models import get_model
-from emobench.splits import get_protocol
+from emobench.protocols import get_protocol
+from emobench.registry import lookup, plural, resolve, rows
 
 TABLE = {"svm": 1, "mlp": 2, "xgboost": 3}
 

@@ -8,12 +8,14 @@ from sklearn.metrics import recall_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import LabelEncoder
 
-from emobench import models, splits
-from emobench.evaluation import FoldResult, Job, Rows, derive_seed, evaluate
-from emobench.splits import Labels, rows_fingerprint
+from emobench import models
+from emobench.protocols import PROTOCOLS, Labels
+from emobench.protocols.certificate import rows_fingerprint
+from emobench.protocols.folds import make_folds
+from emobench.running.evaluation import FoldResult, Job, Rows, derive_seed, evaluate
 
 EMOTIONS = ("angry", "calm", "fearful", "happy", "sad")
-HONEST = [name for name, row in splits.PROTOCOLS.items() if not row.waives and name != "file"]
+HONEST = [name for name, row in PROTOCOLS.items() if not row.waives and name != "file"]
 
 
 def design(n_speakers=24, n_repetitions=8):
@@ -41,7 +43,7 @@ def pooled_uar(X, labels, protocol, *, model="svm", emotions=None, **params):
     """Return the UAR of a model on the pooled predictions of a protocol's folds."""
     y = LabelEncoder().fit_transform(emotions if emotions is not None else labels.emotions)
     y_pred = np.full(len(y), -1)
-    for fold in splits.make_folds(protocol, labels):
+    for fold in make_folds(protocol, labels):
         result = evaluate(rows_of(X, y, labels), job_of(fold, model, **params))
         assert result.error == ""
         y_pred[fold.test] = result.y_pred
@@ -87,7 +89,7 @@ def test_evaluate_equals_scikit_learn_on_the_same_folds(model):
     y = LabelEncoder().fit_transform(labels.emotions)
     X = (rng.standard_normal((len(y), 8)) + y[:, None] * 0.5).astype(np.float32)
     params = {"xgboost": {"n_estimators": 10}, "mlp": {"hidden_layer_sizes": [8], "max_iter": 30}}.get(model, {})
-    folds = splits.make_folds("group-kfold", labels, options={"n_splits": 3})
+    folds = make_folds("group-kfold", labels, options={"n_splits": 3})
     expected = cross_val_predict(
         models.build(models.get_model(model), params, random_state=5),
         X,
@@ -100,7 +102,7 @@ def test_evaluate_equals_scikit_learn_on_the_same_folds(model):
 
 
 def fold_of(labels):
-    return splits.make_folds("group-kfold", labels, options={"n_splits": 3})[0]
+    return make_folds("group-kfold", labels, options={"n_splits": 3})[0]
 
 
 def test_evaluate_reports_the_rows_that_reached_fit():

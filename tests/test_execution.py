@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from emobench import execution as module
-from emobench.execution import ONE_THREAD, Crash, Pool, count_workers
+from emobench.execution import workers as module
+from emobench.execution.workers import ONE_THREAD, Crash, Pool, count_workers
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import soundfile
 
-from emobench import extraction as module
-from emobench.audio import AudioPolicy, hash_file, read_audio
+from emobench.audio import AudioPolicy
+from emobench.audio.decoding import hash_file, read_audio
 from emobench.errors import AudioError
-from emobench.extraction import extract_clips, vectorise
 from emobench.features import FEATURES, mfcc
+from emobench.features import extraction as module
+from emobench.features.extraction import extract_clips, vectorise
 
 SR = 22_050
 MEANS, STATS = FEATURES["mfcc40"], FEATURES["mfcc40_stats"]

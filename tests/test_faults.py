@@ -17,11 +17,11 @@ import pytest
 from filelock import FileLock
 
 from emobench.errors import HeldError
-from emobench.evaluation import FoldResult
-from emobench.execution import WORKER_BYTES
-from emobench.planning import plan
-from emobench.records import write_finished
-from emobench.tuning import TunedClassifier
+from emobench.execution.workers import WORKER_BYTES
+from emobench.models.tuning import TunedClassifier
+from emobench.running.evaluation import FoldResult
+from emobench.running.journal import write_finished
+from emobench.running.planning import plan
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -371,7 +371,7 @@ def test_study_has_one_writer(tmp_path):
     X, y = rng.standard_normal((24, 4)).astype(np.float32), np.arange(24) % 2
     tuned = TunedClassifier("svm", n_trials=2, inner_splits=2, random_state=0, study=study)
     with FileLock(tmp_path / ".study.db.lock"), pytest.MonkeyPatch.context() as patch:
-        patch.setattr("emobench.tuning.LOCK_TIMEOUT_S", 0.2)
+        patch.setattr("emobench.models.tuning.LOCK_TIMEOUT_S", 0.2)
         with pytest.raises(HeldError, match="Another worker has held this study"):
             tuned.fit(X, y)
     assert not study.exists()

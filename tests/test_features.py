@@ -16,11 +16,13 @@ import pytest
 import soundfile
 
 from emobench import features as module
-from emobench.audio import decode, read_audio, resample
-from emobench.errors import AudioError, UnknownNameError, resolve
-from emobench.extraction import vectorise
-from emobench.features import FEATURES, digest, feature_key, get_features, library_versions
+from emobench.audio.decoding import decode, read_audio, resample
+from emobench.errors import AudioError, UnknownNameError
+from emobench.features import FEATURES, feature_key, get_features, library_versions
+from emobench.features.extraction import vectorise
 from emobench.features.mfcc import delta, mel_filters, mfcc, time_mean
+from emobench.files import digest
+from emobench.registry import resolve
 
 SR = 22_050
 MFCC40, STATS = FEATURES["mfcc40"], FEATURES["mfcc40_stats"]

@@ -28,9 +28,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from emobench.comparison import compare
-from emobench.config import load_config
-from emobench.results import Results, load_results
+from emobench.comparison.verdicts import compare
+from emobench.config.schema import load_config
+from emobench.results.run import Results, load_results
 
 ROOT = Path(__file__).parents[1]
 DROP = 0.05

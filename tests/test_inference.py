@@ -13,14 +13,14 @@ import soundfile
 from conftest import PITCH_HZ, SR, tone
 
 import emobench
-from emobench import cli, inference
-from emobench.audio import read_audio
-from emobench.bundle import MANIFEST, Bundle, export_bundle, load_bundle, save_bundle
+from emobench.audio.decoding import read_audio
+from emobench.bundles.bundle import MANIFEST, Bundle, export_bundle, load_bundle, save_bundle
+from emobench.cli.main import main
 from emobench.errors import AudioError, BundleError, ConfigError, DataError
-from emobench.extraction import vectorise
 from emobench.features import get_features
-from emobench.inference import UNCERTAIN, Prediction, Predictor, find_bundle, find_entry, load, predict
+from emobench.features.extraction import vectorise
 from emobench.models import build, get_model
+from emobench.prediction.predictor import UNCERTAIN, Prediction, Predictor, find_bundle, find_entry, load, predict
 
 CLASSES = ("angry", "happy", "sad")
 SPEC = get_features("mfcc40")
@@ -81,7 +81,7 @@ def build_quietly(name, params, X, y):
 
 def run_cli(capsys, *arguments):
     with pytest.raises(SystemExit) as caught:
-        cli.main(list(map(str, arguments)))
+        main.main(list(map(str, arguments)))
     out, err = capsys.readouterr()
     return caught.value.code, out, err
 
@@ -216,7 +216,7 @@ def test_predict_files_goes_on_after_a_bad_one(bundles, tiny_corpus, tmp_path, m
     def fail(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("emobench.inference.read_audio", fail)
+    monkeypatch.setattr("emobench.prediction.predictor.read_audio", fail)
     [answer] = predictor.predict_files([good])
     assert "Input/output error" in answer.error
 
@@ -437,7 +437,7 @@ def test_predictor_answers_as_the_estimator_itself(bundles, tiny_corpus, model):
     if proba is not None:
         np.testing.assert_allclose(proba, estimator.predict_proba(X), atol=1e-5)
         for row, path in zip(proba, paths, strict=True):
-            assert list(predictor.predict(path).probabilities.values()) == pytest.approx(row, abs=1e-5)
+            assert list(predict(path).probabilities.values()) == pytest.approx(row, abs=1e-5)
 
 
 def test_features_of_a_path_and_of_its_signal_agree(bundles, tiny_corpus):
@@ -465,10 +465,10 @@ def test_load_takes_a_folder_a_zip_and_a_name(save, tmp_path, tiny_corpus):
 
 def test_threshold_makes_an_answer_uncertain(bundles, tiny_corpus):
     predictor, path = Predictor(bundles["mlp"]), tiny_corpus / "s0" / "sad-0.wav"
-    sure = predictor.predict(path)
+    sure = predict(path)
     best = sure.probabilities["sad"]
-    assert predictor.predict(path, threshold=best).emotion == "sad"
-    above = predictor.predict(path, threshold=min(1.0, np.nextafter(best, 2)))
+    assert predict(path, threshold=best).emotion == "sad"
+    above = predict(path, threshold=min(1.0, np.nextafter(best, 2)))
     assert (above.emotion, above.probabilities) == (UNCERTAIN, sure.probabilities)
     for wrong in (-0.1, 1.1, float("nan"), True):
         with pytest.raises(ConfigError, match="0 to 1"):
@@ -565,7 +565,8 @@ def test_output_is_continued_where_it_stopped(save, tiny_corpus, capsys, tmp_pat
     output.write_bytes(whole[: whole.index(os.fsencode(paths[22])) + 9])
     read = []
     monkeypatch.setattr(
-        inference, "read_audio", lambda path, policy: read.append(str(path)) or read_audio(path, policy)
+        "emobench.prediction.predictor.read_audio",
+        lambda path, policy: read.append(str(path)) or read_audio(path, policy),
     )
     code, _, _ = run_cli(capsys, *arguments)
     assert (code, read) == (0, [str(late), *paths[22:]])

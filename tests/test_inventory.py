@@ -9,9 +9,9 @@ import sys
 import pytest
 from conftest import write_corpus
 
-from emobench import cli, inventory
-from emobench.features import FEATURES, feature_key
-from emobench.store import FeatureStore
+from emobench.cli.main import main
+from emobench.features import FEATURES, feature_key, inventory
+from emobench.features.store import FeatureStore
 
 KEYS = [feature_key(FEATURES[name]) for name in ("mfcc40", "mfcc40_stats")]
 CONFIG = """\
@@ -28,7 +28,7 @@ def emobench(capsys):
 
     def run(*arguments):
         with pytest.raises(SystemExit) as caught:
-            cli.main(list(map(str, arguments)))
+            main.main(list(map(str, arguments)))
         return caught.value.code, *capsys.readouterr()
 
     return run
@@ -112,7 +112,7 @@ def test_features_names_bad_recordings(emobench, filled, store, tmp_path):
 
 
 def test_run_uses_what_features_extracted(emobench, filled, store, monkeypatch, tmp_path):
-    monkeypatch.setattr("emobench.extraction.decode", lambda *_, **__: pytest.fail("no audio must be decoded"))
+    monkeypatch.setattr("emobench.features.extraction.decode", lambda *_, **__: pytest.fail("no audio must be decoded"))
     code, out, _ = emobench("plan", filled / "tiny.yaml", "--json")
     assert (code, json.loads(out)["n_to_extract"]) == (0, 0)
 
@@ -182,7 +182,7 @@ def test_verify_ends_with_5_where_a_shard_cannot_be_moved(emobench, store, monke
     def fail(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("emobench.store.os.replace", fail)
+    monkeypatch.setattr("emobench.features.store.os.replace", fail)
     code, out, err = emobench("store", "verify", "--json")
     assert code == 5
     assert len(json.loads(out)["unmended"]) == 1

@@ -10,11 +10,14 @@ import pandas as pd
 import pytest
 from pytest_benchmark.stats import Stats
 
-from emobench import cli, latency, models, planning, probe, runner
-from emobench.bundle import Bundle, save_bundle
-from emobench.config import LatencyConfig, validate_config
+from emobench import models
+from emobench.bundles.bundle import Bundle, save_bundle
+from emobench.cli.main import main
+from emobench.config.schema import LatencyConfig, validate_config
 from emobench.errors import AudioError, BundleError, ConfigError
 from emobench.features import get_features
+from emobench.prediction import latency, probe
+from emobench.running import planning, runner
 
 SETTINGS = LatencyConfig(rounds=6, block_s=0.01, batches=[1, 8])
 CLASSES = ("angry", "happy", "sad")
@@ -419,7 +422,7 @@ def emobench(capsys, monkeypatch, tmp_path):
     def run(*arguments, machine):
         monkeypatch.setattr(latency, "start_probe", machine)
         with pytest.raises(SystemExit) as caught:
-            cli.main(["latency", *map(str, arguments)])
+            main.main(["latency", *map(str, arguments)])
         return caught.value.code, *capsys.readouterr()
 
     return run

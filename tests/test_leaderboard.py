@@ -4,8 +4,8 @@ import pandas as pd
 import pytest
 from recorded import fail, record
 
-from emobench.leaderboard import complete, describe, leaderboard, to_markdown
-from emobench.results import LEADERBOARD, read_leaderboard, write_csv
+from emobench.reports.leaderboard import complete, describe, leaderboard, to_markdown
+from emobench.results.tables import LEADERBOARD, read_leaderboard, write_csv
 
 
 def latency(**p50_ms):
@@ -126,7 +126,7 @@ def test_optimism_is_what_tuning_thought_minus_what_is_so():
 
 
 def test_worst_speaker_is_the_one_of_the_slices():
-    from emobench import slices
+    from emobench.reports import slices
 
     scores, predictions, run = record()
     sliced = slices.describe(predictions, {"tiny": run["corpora"]["tiny"]["classes"]})

@@ -12,7 +12,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.model_selection import GroupKFold, cross_validate
 
-from emobench.errors import ConfigError, UnknownNameError, resolve
+from emobench.errors import ConfigError, UnknownNameError
 from emobench.models import (
     MODELS,
     ModelSpec,
@@ -23,6 +23,7 @@ from emobench.models import (
     parameters,
     settings,
 )
+from emobench.registry import resolve
 
 ROOT = Path(__file__).parents[1]
 QUICK = {"cnn": {"epochs": 40, "filters": 16}, "mlp": {"hidden_layer_sizes": [16]}, "xgboost": {"n_estimators": 15}}

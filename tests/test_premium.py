@@ -7,9 +7,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emobench import cli, premium, statistics
-from emobench.config import RunConfig, parse_config, validate_config
+from emobench.cli.main import main
+from emobench.config.schema import RunConfig, parse_config, validate_config
 from emobench.errors import ConfigError
+from emobench.reports import premium
+from emobench.statistics import intervals
 
 CLASSES = ["angry", "calm", "sad"]
 PLAIN = {"corpora": ["synthetic"], "models": ["svm"]}
@@ -57,8 +59,8 @@ def test_premium_is_the_paired_difference_of_both_scores():
     assert found["entry"].tolist() == ["svm", "mlp"]
     first = found.iloc[0]
     boards = table[table["entry"] == "svm"].groupby("protocol")
-    counts = {name: statistics.count_entries(part, tuple(CLASSES))["svm"] for name, part in boards}
-    expected = statistics.difference(counts["random-kfold"], counts["loso"])
+    counts = {name: intervals.count_entries(part, tuple(CLASSES))["svm"] for name, part in boards}
+    expected = intervals.difference(counts["random-kfold"], counts["loso"])
     assert (first["premium"], first["low"], first["high"], first["p_value"]) == (
         expected.value,
         expected.low,
@@ -66,9 +68,9 @@ def test_premium_is_the_paired_difference_of_both_scores():
         expected.p_value,
     )
     assert first["premium"] == pytest.approx(first["shared"] - first["unheard"])
-    assert first["unheard"] == statistics.score(counts["loso"]) < 0.7 < first["shared"]
+    assert first["unheard"] == intervals.score(counts["loso"]) < 0.7 < first["shared"]
     assert 0 < first["low"] < first["premium"] < first["high"]
-    assert found["p_holm"].to_numpy() == pytest.approx(statistics.holm(found["p_value"]))
+    assert found["p_holm"].to_numpy() == pytest.approx(intervals.holm(found["p_value"]))
     assert (first["n_speakers"], first["n_utterances"], first["reason"]) == (12, 288, "")
 
 
@@ -213,7 +215,7 @@ def test_config_without_premium_is_what_it_was_before_there_was_one():
 
 def emobench(*arguments):
     with pytest.raises(SystemExit) as caught:
-        cli.main(list(map(str, arguments)))
+        main.main(list(map(str, arguments)))
     return caught.value.code
 
 

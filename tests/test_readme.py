@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from typer.main import get_command
 
-from emobench.cli import app
-from emobench.config import validate_config
+from emobench.cli.main import app
+from emobench.config.schema import validate_config
 
 
 @pytest.fixture(scope="module")

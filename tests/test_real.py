@@ -9,8 +9,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from emobench.runner import run
-from emobench.verification import verify
+from emobench.running.runner import run
+from emobench.running.verification import verify
 
 pytestmark = pytest.mark.slow
 

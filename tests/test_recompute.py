@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from conftest import write_corpus
 
-from emobench.results import load_results
-from emobench.runner import run
+from emobench.results.run import load_results
+from emobench.running.runner import run
 
 SCRIPT = Path(__file__).with_name("recompute.py")
 BOARD = ["corpus", "features", "protocol", "entry"]

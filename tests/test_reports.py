@@ -14,9 +14,11 @@ import pytest
 from recorded import fail, record, write
 from sklearn.metrics import confusion_matrix
 
-from emobench import cli, pages, reports
+from emobench.cli.main import main
 from emobench.errors import ConfigError, DataError
-from emobench.runner import run
+from emobench.reports import derivation
+from emobench.reports.page import MAX_EXCLUDED
+from emobench.running.runner import run
 
 NASTY = "<script>alert('x')</script>&\"$\\frac{$"
 
@@ -31,7 +33,7 @@ def written(tmp_path_factory):
     pd.DataFrame([{**latency, "p50_ms": 4.5, "p95_ms": 6.0, "p99_ms": 7.0, "model_bytes": 2000}]).to_csv(
         folder / "latency.csv", index=False
     )
-    reports.write_derived(folder, record_)
+    derivation.write_derived(folder, record_)
     return folder
 
 
@@ -45,7 +47,7 @@ def content(folder):
 
 
 def derived(folder):
-    return [name for name in content(folder) if name not in reports.PRIMARY]
+    return [name for name in content(folder) if name not in derivation.PRIMARY]
 
 
 # --- rebuilding -----------------------------------------------------------------------------------------------------
@@ -59,7 +61,7 @@ def test_report_rebuilds_every_derived_file_byte_for_byte_elsewhere(written, cop
     }
     for name in names:
         (copy / name).unlink()
-    assert set(reports.rebuild(copy)) == set(names)
+    assert set(derivation.rebuild(copy)) == set(names)
     assert content(copy) == content(written)
 
 
@@ -78,10 +80,10 @@ def ran(tiny_corpus, tmp_path_factory):
 def test_report_rebuilds_what_a_run_wrote(ran, tmp_path):
     before = content(ran[2])
     assert {"premium.csv", "premium.md", "report.html"} <= before.keys()
-    for name in reports.PRIMARY:
+    for name in derivation.PRIMARY:
         if name in before:
             (tmp_path / name).write_bytes(before[name])
-    reports.rebuild(tmp_path)
+    derivation.rebuild(tmp_path)
     assert content(tmp_path) == before
 
 
@@ -96,7 +98,7 @@ def test_run_that_died_between_two_files_is_written_again(ran, name):
 
 def test_report_can_write_elsewhere_and_leaves_the_run_alone(copy, tmp_path):
     before = content(copy)
-    names = reports.rebuild(copy, output=tmp_path / "other")
+    names = derivation.rebuild(copy, output=tmp_path / "other")
     assert content(copy) == before
     assert content(tmp_path / "other") == {name: before[name] for name in names}
     assert "SHA256SUMS" not in names
@@ -106,31 +108,31 @@ def test_scores_without_convergence_are_of_an_older_emobench_and_can_be_reported
     path = copy / "scores.parquet"
     pd.read_parquet(path).drop(columns="converged").to_parquet(path)
     (copy / "SHA256SUMS").unlink()
-    reports.rebuild(copy)
+    derivation.rebuild(copy)
     assert pd.read_csv(copy / "leaderboard.csv")["converged"].isna().all()
 
 
 def test_sums_are_those_that_sha256sum_checks(written):
-    assert set(reports.read_sums(written)) == content(written).keys() - {"SHA256SUMS"}
+    assert set(derivation.read_sums(written)) == content(written).keys() - {"SHA256SUMS"}
     assert subprocess.run(["sha256sum", "--check", "--quiet", "SHA256SUMS"], cwd=written).returncode == 0
 
 
 def test_run_is_current_until_a_file_is_lost_or_changed(copy):
-    assert reports.is_current(copy)
+    assert derivation.is_current(copy)
     for name in derived(copy) + ["predictions.parquet", "run.json"]:
         before = (copy / name).read_bytes()
         (copy / name).unlink()
-        assert not reports.is_current(copy)
+        assert not derivation.is_current(copy)
         (copy / name).write_bytes(before[1:])
-        assert not reports.is_current(copy)
+        assert not derivation.is_current(copy)
         (copy / name).write_bytes(before)
-    assert reports.is_current(copy)
+    assert derivation.is_current(copy)
 
 
 def command(capsys, *arguments):
     """Run the command line; return exit code, stdout and stderr."""
     with pytest.raises(SystemExit) as left:
-        cli.main(list(map(str, arguments)))
+        main.main(list(map(str, arguments)))
     return left.value.code, *capsys.readouterr()
 
 
@@ -140,7 +142,7 @@ def test_command_says_what_it_has_written(copy, tmp_path, capsys):
     code, out, err = command(capsys, "report", copy)
     assert (code, err) == (0, "")
     assert sorted(out.split()) == sorted(str(copy / name) for name in names)
-    assert reports.is_current(copy)
+    assert derivation.is_current(copy)
     code, out, _ = command(capsys, "report", copy / "run.json", "--output", tmp_path / "o", "--json")
     found = json.loads(out)
     assert (code, found["folder"]) == (0, str(tmp_path / "o"))
@@ -172,7 +174,7 @@ def test_record_of_a_newer_emobench_is_refused(copy):
     record_ = json.loads((copy / "run.json").read_text())
     (copy / "run.json").write_text(json.dumps({**record_, "schema_version": 2}))
     with pytest.raises(ConfigError, match=r"at most. It has 2: a newer emobench wrote it. Upgrade") as caught:
-        reports.rebuild(copy)
+        derivation.rebuild(copy)
     assert caught.value.exit_code == 2
 
 
@@ -182,7 +184,7 @@ def test_primary_file_that_was_changed_is_refused(copy, name):
     text = path.read_bytes()
     path.write_bytes(text.replace(b'"repeats": 2', b'"repeats": 3') if name == "run.json" else text + b"\n")
     with pytest.raises(DataError, match=f"{name}: must be as the run wrote it. Its SHA-256"):
-        reports.rebuild(copy)
+        derivation.rebuild(copy)
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "empty", "text"])
@@ -197,7 +199,7 @@ def test_damaged_table_is_refused_also_without_sums(copy, name, damage):
         {"flip": bytes(flipped), "cut": good[: len(good) // 2], "empty": b"", "text": b"a,b\n1,2\n"}[damage]
     )
     with pytest.raises(DataError, match=rf"{name}.parquet: must be a table that emobench wrote. It is damaged: .+ Run"):
-        reports.rebuild(copy)
+        derivation.rebuild(copy)
 
 
 def test_table_of_another_run_is_refused(copy, tmp_path):
@@ -205,7 +207,7 @@ def test_table_of_another_run_is_refused(copy, tmp_path):
     other = write(tmp_path / "other", *record(run="other-11111111"))
     shutil.copy(other / "predictions.parquet", copy)
     with pytest.raises(DataError, match="must be the table of the run fake-00000000. It has another run than run.json"):
-        reports.rebuild(copy)
+        derivation.rebuild(copy)
 
 
 def test_table_that_lacks_a_column_is_refused(copy):
@@ -213,18 +215,18 @@ def test_table_that_lacks_a_column_is_refused(copy):
     path = copy / "predictions.parquet"
     pd.read_parquet(path).drop(columns="speaker").to_parquet(path)
     with pytest.raises(DataError, match="It lacks the columns speaker"):
-        reports.rebuild(copy)
+        derivation.rebuild(copy)
 
 
 def test_run_whose_tables_are_not_kept_is_refused(copy):
     (copy / "predictions.parquet").unlink()
     with pytest.raises(ConfigError, match=r"predictions.parquet: must be there. It is not. Run the same config again"):
-        reports.rebuild(copy)
+        derivation.rebuild(copy)
 
 
 def test_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"There is no run.json in it"):
-        reports.rebuild(tmp_path)
+        derivation.rebuild(tmp_path)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -232,24 +234,24 @@ def test_folder_that_is_no_run_is_refused(tmp_path):
 
 def test_confusion_is_that_of_scikit_learn():
     _, predictions, record_ = record(repeats=2)
-    table = reports.confusion(predictions, record_)
+    table = derivation.confusion(predictions, record_)
     for entry, part in predictions.groupby("entry"):
         expected = confusion_matrix(part["y_true"], part["y_pred"], labels=["angry", "happy", "sad"])
         found = table[table["entry"] == entry]
         assert found["n"].to_numpy().reshape(3, 3).tolist() == expected.tolist()
         assert found["share"].to_numpy().reshape(3, 3) == pytest.approx(expected / expected.sum(axis=1, keepdims=True))
-    assert list(table.columns) == reports.CONFUSION
+    assert list(table.columns) == derivation.CONFUSION
 
 
 def test_confusion_of_a_class_without_utterances_has_no_share():
     _, predictions, record_ = record()
-    table = reports.confusion(predictions[predictions["y_true"] != "sad"], record_)
+    table = derivation.confusion(predictions[predictions["y_true"] != "sad"], record_)
     assert table.loc[table["y_true"] == "sad", "share"].isna().all()
     assert table.loc[table["y_true"] != "sad", "share"].notna().all()
 
 
 def test_derived_tables_are_rounded_to_six_decimals():
-    files = reports.derive(*record())
+    files = derivation.derive(*record())
     for name in ("pairs", "intervals", "slices", "confusion"):
         table = pd.read_csv(io.BytesIO(files[f"{name}.csv"]))
         assert len(table)
@@ -267,7 +269,7 @@ def test_run_of_which_everything_failed_has_a_page():
     """X21."""
     scores, predictions, record_ = record()
     scores = scores.assign(fit_s=np.nan, value=np.nan, error="ValueError: no")
-    files = reports.derive(scores, predictions[:0], record_)
+    files = derivation.derive(scores, predictions[:0], record_)
     assert b"Failed jobs" in files["report.html"]
     assert pd.read_csv(io.BytesIO(files["leaderboard.csv"]))["rank"].isna().all()
 
@@ -302,7 +304,7 @@ class Reader(html.parser.HTMLParser):
 
 
 def page_of(*tables, **extra):
-    return reports.derive(*tables, **extra)["report.html"].decode()
+    return derivation.derive(*tables, **extra)["report.html"].decode()
 
 
 def test_page_is_one_offline_file_that_says_what_there_is(written):
@@ -375,7 +377,7 @@ def test_names_beyond_the_font_and_dollars_are_drawn_without_a_word(recwarn, cap
 def test_long_list_of_excluded_recordings_is_cut():
     excluded = pd.DataFrame({"corpus": "tiny", "path": [f"{i}.wav" for i in range(250)], "reason": "empty"})
     text = " ".join(Reader(page_of(*record(), excluded=excluded)).text)
-    assert f"{pages.MAX_EXCLUDED - 1}.wav" in text
+    assert f"{MAX_EXCLUDED - 1}.wav" in text
     assert "249.wav" not in text
     assert "… and 50 more in" in text
 

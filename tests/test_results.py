@@ -15,25 +15,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from emobench import results as module
 from emobench.errors import ConfigError, DataError, HeldError, StorageError
-from emobench.results import (
+from emobench.files import storage_errors, write_bytes, write_json
+from emobench.results import tables as module
+from emobench.results.environment import environment, versions
+from emobench.results.run import RUN_SCHEMA, load_results
+from emobench.results.tables import (
     EXCLUDED,
     FOLDS,
     LEADERBOARD,
     PREDICTIONS,
-    RUN_SCHEMA,
     SCORES,
     csv_bytes,
-    environment,
-    load_results,
     read_leaderboard,
     read_table,
-    storage_errors,
-    versions,
-    write_bytes,
     write_csv,
-    write_json,
     write_table,
 )
 

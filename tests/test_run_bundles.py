@@ -9,11 +9,11 @@ import pytest
 from conftest import write_corpus
 
 import emobench
-from emobench.bundle import load_bundle
+from emobench.bundles.bundle import load_bundle
 from emobench.features import get_features
-from emobench.inference import Predictor, find_entry
 from emobench.models import build, get_model
-from emobench.runner import run
+from emobench.prediction.predictor import Predictor, find_entry
+from emobench.running.runner import run
 
 EMOTIONS = ("angry", "happy", "sad")
 POOR = {"gamma": 1e4}  # parameters that any search improves on

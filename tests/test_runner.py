@@ -12,13 +12,13 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 import emobench
 from emobench import models
-from emobench.config import load_config
+from emobench.config.schema import load_config
 from emobench.errors import ConfigError, CorpusError, DataError, HeldError, SplitError, StorageError
-from emobench.evaluation import FoldResult
 from emobench.models import ModelSpec
-from emobench.planning import plan
-from emobench.results import LEADERBOARD
-from emobench.runner import run
+from emobench.results.tables import LEADERBOARD
+from emobench.running.evaluation import FoldResult
+from emobench.running.planning import plan
+from emobench.running.runner import run
 
 TIMING = ["fit_s"]
 
@@ -244,7 +244,7 @@ def failing_model(monkeypatch):
     """A model whose parameters pass every check and which cannot be fitted: more neighbours than utterances."""
     row = ModelSpec("knn", "k nearest", "sklearn.neighbors:KNeighborsClassifier", {"n_neighbors": 10_000})
     monkeypatch.setitem(models.MODELS, "knn", row)
-    monkeypatch.setattr("emobench.runner.Pool", InProcess)
+    monkeypatch.setattr("emobench.running.runner.Pool", InProcess)
 
 
 class InProcess:
@@ -291,7 +291,7 @@ def test_all_jobs_failing_leaves_an_empty_leaderboard_and_exit_4(tiny_corpus, tm
 
 
 def test_run_refuses_to_keep_a_failed_job(tmp_path):
-    from emobench.records import write_finished
+    from emobench.running.journal import write_finished
 
     with pytest.raises(ValueError, match="must not be kept"):
         write_finished(tmp_path, FoldResult("k", error="boom"))
@@ -339,7 +339,9 @@ def test_two_empty_files_are_empty_and_not_identical_audio_with_two_labels(corpu
 
 
 def test_output_that_cannot_be_written_is_refused_before_audio_is_read(tiny_corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("emobench.store.FeatureStore.extract", lambda *args, **kwargs: pytest.fail("audio was read"))
+    monkeypatch.setattr(
+        "emobench.features.store.FeatureStore.extract", lambda *args, **kwargs: pytest.fail("audio was read")
+    )
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="must be writable"):
         run(config_of(tiny_corpus), output=tmp_path / "file" / "results")
@@ -403,7 +405,9 @@ def only_speakers(*speakers):
 def test_impossible_split_is_refused_before_audio_is_read(
     corpus, tmp_path, monkeypatch, change, options, error, message
 ):
-    monkeypatch.setattr("emobench.store.FeatureStore.extract", lambda *args, **kwargs: pytest.fail("audio was read"))
+    monkeypatch.setattr(
+        "emobench.features.store.FeatureStore.extract", lambda *args, **kwargs: pytest.fail("audio was read")
+    )
     rewrite(corpus, change)
     config = config_of(corpus, protocols=[{"name": "group-kfold", "n_splits": 2, **options}])
     for attempt in (run, plan):
@@ -446,7 +450,7 @@ def test_plan_counts_and_writes_nothing(tiny_corpus, tmp_path):
 
 
 def test_plan_without_recorded_times_is_calibrated_on_this_machine(tiny_corpus, tmp_path, monkeypatch):
-    from emobench import planning
+    from emobench.running import planning
 
     assert 0.1 <= planning._calibrate(1) <= 10
 

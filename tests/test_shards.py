@@ -5,7 +5,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from emobench.shards import (
+from emobench.features.shards import (
     HASH,
     DamagedShardError,
     Shard,

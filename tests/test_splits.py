@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.model_selection import LeaveOneGroupOut
 
-from emobench import splits
 from emobench.errors import ConfigError, LeakageError, SplitError
-from emobench.splits import Fold, Labels
+from emobench.protocols import PROTOCOLS, Fold, Labels, get_protocol
+from emobench.protocols.certificate import certify, check_classes, fold_fingerprint
+from emobench.protocols.folds import EMOBOX_FOLDS, LUNA_FOLDS, make_folds
 
 EMOTIONS = ("angry", "calm", "fearful", "happy", "sad")
 
@@ -35,13 +36,13 @@ def design(n_speakers=24, n_repetitions=4, corpus="ravdess"):
     )
 
 
-GROUPED = [name for name, row in splits.PROTOCOLS.items() if not row.waives and name != "file"]
+GROUPED = [name for name, row in PROTOCOLS.items() if not row.waives and name != "file"]
 
 
 @pytest.mark.parametrize("name", GROUPED)
 def test_grouped_protocol_keeps_speakers_disjoint_and_tests_everything_once(name):
     labels = design()
-    folds = splits.make_folds(name, labels)
+    folds = make_folds(name, labels)
     speakers = np.array(labels.speakers)
     for fold in folds:
         assert np.intersect1d(speakers[fold.train], speakers[fold.test]).size == 0
@@ -52,13 +53,13 @@ def test_grouped_protocol_keeps_speakers_disjoint_and_tests_everything_once(name
 @pytest.mark.parametrize("name", ["group-kfold", "emobox-6fold", "loso"])
 def test_grouped_folds_have_every_class_in_both_parts(name):
     labels = design()
-    assert splits.check_classes(labels, splits.make_folds(name, labels), EMOTIONS, protocol=name) == []
+    assert check_classes(labels, make_folds(name, labels), EMOTIONS, protocol=name) == []
 
 
 def test_group_kfold_gives_every_fold_both_sexes_in_equal_number():
     labels = design()
     sexes, speakers = np.array(labels.sexes), np.array(labels.speakers)
-    for fold in splits.make_folds("group-kfold", labels):
+    for fold in make_folds("group-kfold", labels):
         assert len(set(speakers[fold.test][sexes[fold.test] == "female"])) == 2
         assert len(set(speakers[fold.test][sexes[fold.test] == "male"])) == 2
 
@@ -67,29 +68,29 @@ def test_group_kfold_is_the_documented_deal():
     """Pinned by hand: no library's version may move a speaker."""
     labels = design(n_repetitions=1)
     speakers = np.array(labels.speakers)
-    first = sorted(set(speakers[splits.make_folds("group-kfold", labels)[0].test]))
+    first = sorted(set(speakers[make_folds("group-kfold", labels)[0].test]))
     assert first == ["01", "02", "13", "14"]  # women 02 04 …, men 01 03 …, every sixth of 24
 
 
 def test_loso_equals_scikit_learn():
     labels = design(n_speakers=5)
     expected = LeaveOneGroupOut().split(labels.ids, groups=labels.speakers)
-    for fold, (train, test) in zip(splits.make_folds("loso", labels), expected, strict=True):
+    for fold, (train, test) in zip(make_folds("loso", labels), expected, strict=True):
         assert (fold.train == train).all()
         assert (fold.test == test).all()
 
 
-@pytest.mark.parametrize("name, folds", [("emobox-6fold", splits.EMOBOX_FOLDS), ("luna-5fold", splits.LUNA_FOLDS)])
+@pytest.mark.parametrize("name, folds", [("emobox-6fold", EMOBOX_FOLDS), ("luna-5fold", LUNA_FOLDS)])
 def test_published_folds_hold_each_actor_once(name, folds):
     assert sorted(actor for fold in folds for actor in fold) == list(range(1, 25))
     labels = design(n_repetitions=1)
-    tested = [{int(labels.speakers[row]) for row in fold.test} for fold in splits.make_folds(name, labels)]
+    tested = [{int(labels.speakers[row]) for row in fold.test} for fold in make_folds(name, labels)]
     assert tested == [set(fold) for fold in folds]
 
 
 def test_published_folds_refuse_another_corpus():
     with pytest.raises(SplitError, match="must be used with ravdess or synthetic. Got corpus 'emodb'"):
-        splits.make_folds("emobox-6fold", design(corpus="emodb"))
+        make_folds("emobox-6fold", design(corpus="emodb"))
 
 
 @settings(max_examples=50, deadline=None)
@@ -101,24 +102,22 @@ def test_folds_do_not_depend_on_the_order_of_utterances(random, n_splits, name):
     parts = ("ids", "speakers", "emotions", "sexes", "audio")
     shuffled = Labels(**{part: tuple(getattr(labels, part)[i] for i in order) for part in parts}, corpus=labels.corpus)
     options = {} if name == "loso" else {"n_splits": n_splits}
-    prints = [
-        splits.fold_fingerprint(splits.make_folds(name, each, options=options), each.ids) for each in (labels, shuffled)
-    ]
+    prints = [fold_fingerprint(make_folds(name, each, options=options), each.ids) for each in (labels, shuffled)]
     assert prints[0] == prints[1]
 
 
 def test_random_kfold_is_balanced_seeded_and_shares_speakers():
     labels = design()
     emotions, speakers = np.array(labels.emotions), np.array(labels.speakers)
-    folds = splits.make_folds("random-kfold", labels, seed=1)
+    folds = make_folds("random-kfold", labels, seed=1)
     for fold in folds:
         assert np.intersect1d(speakers[fold.train], speakers[fold.test]).size > 0
         assert np.ptp(np.unique(emotions[fold.test], return_counts=True)[1]) <= 1
-    assert splits.fold_fingerprint(folds, labels.ids) == splits.fold_fingerprint(
-        splits.make_folds("random-kfold", labels, seed=1), labels.ids
+    assert fold_fingerprint(folds, labels.ids) == fold_fingerprint(
+        make_folds("random-kfold", labels, seed=1), labels.ids
     )
-    assert splits.fold_fingerprint(folds, labels.ids) != splits.fold_fingerprint(
-        splits.make_folds("random-kfold", labels, seed=2), labels.ids
+    assert fold_fingerprint(folds, labels.ids) != fold_fingerprint(
+        make_folds("random-kfold", labels, seed=2), labels.ids
     )
 
 
@@ -127,14 +126,14 @@ def test_random_kfold_keeps_identical_audio_together():
     audio = list(labels.audio)
     audio[1::2] = audio[::2]  # every clip is there twice
     labels = replace(labels, audio=tuple(audio))
-    for fold in splits.make_folds("random-kfold", labels, options={"n_splits": 5}):
+    for fold in make_folds("random-kfold", labels, options={"n_splits": 5}):
         assert not {audio[i] for i in fold.train} & {audio[i] for i in fold.test}
 
 
 @pytest.mark.parametrize("name", ["group-kfold", "loso"])
 def test_one_speaker_is_refused(name):
     with pytest.raises(SplitError, match="at least 2 speakers. Corpus 'ravdess' has 1"):
-        splits.make_folds(name, design(n_speakers=1))
+        make_folds(name, design(n_speakers=1))
 
 
 HELD_OUT = {"statement-out": "statements", "intensity-out": "intensities", "sex-out": "sexes"}
@@ -144,22 +143,22 @@ HELD_OUT = {"statement-out": "statements", "intensity-out": "intensities", "sex-
 def test_held_out_value_is_tested_by_models_of_the_others(name):
     labels = design()
     values = np.array(getattr(labels, HELD_OUT[name]))
-    folds = splits.make_folds(name, labels)
+    folds = make_folds(name, labels)
     assert [set(values[fold.test]) for fold in folds] == [{value} for value in sorted(set(values))]
     assert all(not set(values[fold.train]) & set(values[fold.test]) for fold in folds)
     assert sorted(np.concatenate([fold.test for fold in folds])) == list(range(len(labels.ids)))
-    assert splits.check_classes(labels, folds, EMOTIONS, protocol=name) == []
+    assert check_classes(labels, folds, EMOTIONS, protocol=name) == []
 
 
 @pytest.mark.parametrize("name, n_shared", [("statement-out", 24), ("intensity-out", 24), ("sex-out", 0)])
 def test_held_out_protocol_says_whether_it_shares_speakers(name, n_shared):
-    labels, row = design(), splits.get_protocol(name)
-    proof = splits.certify(labels, splits.make_folds(name, labels), protocol=name, waives=row.waives)
+    labels, row = design(), get_protocol(name)
+    proof = certify(labels, make_folds(name, labels), protocol=name, waives=row.waives)
     assert [fold["shared_speakers"] for fold in proof["folds"]] == [n_shared, n_shared]
     assert row.waives == (("speaker",) if n_shared else ())
     if n_shared:
         with pytest.raises(LeakageError, match="speaker '01' is in both"):
-            splits.certify(labels, splits.make_folds(name, labels), protocol=name)
+            certify(labels, make_folds(name, labels), protocol=name)
 
 
 @pytest.mark.parametrize("name", list(HELD_OUT))
@@ -169,11 +168,11 @@ def test_held_out_protocol_refuses_a_corpus_that_does_not_say(name):
     with pytest.raises(
         SplitError, match=f"must know the {what} of every utterance. Corpus 'ravdess' tells it of 479 of"
     ):
-        splits.make_folds(name, replace(labels, **{part: ("", *getattr(labels, part)[1:])}))
+        make_folds(name, replace(labels, **{part: ("", *getattr(labels, part)[1:])}))
     with pytest.raises(SplitError, match="tells it of 0 of 480"):
-        splits.make_folds(name, replace(labels, **{part: ()}))
+        make_folds(name, replace(labels, **{part: ()}))
     with pytest.raises(SplitError, match=f"at least 2 values of {what}. Corpus 'ravdess' has 'x' alone"):
-        splits.make_folds(name, replace(labels, **{part: ("x",) * len(labels.ids)}))
+        make_folds(name, replace(labels, **{part: ("x",) * len(labels.ids)}))
 
 
 def test_intensity_out_refuses_an_emotion_of_one_intensity():
@@ -183,10 +182,10 @@ def test_intensity_out_refuses_an_emotion_of_one_intensity():
         row for row in range(len(labels.ids)) if (labels.emotions[row], labels.intensities[row]) != ("calm", "strong")
     ]
     labels = labels.take(np.array(kept))
-    folds = splits.make_folds("intensity-out", labels)
+    folds = make_folds("intensity-out", labels)
     with pytest.raises(SplitError, match="fold 0: no training utterance of calm"):
-        splits.check_classes(labels, folds, EMOTIONS, protocol="intensity-out")
-    remarks = splits.check_classes(labels, folds, EMOTIONS, protocol="intensity-out", allow_missing=True)
+        check_classes(labels, folds, EMOTIONS, protocol="intensity-out")
+    remarks = check_classes(labels, folds, EMOTIONS, protocol="intensity-out", allow_missing=True)
     assert remarks == [
         "intensity-out, fold 1: no test utterance of calm",
         "intensity-out, fold 0: no training utterance of calm",
@@ -197,20 +196,20 @@ def test_identical_audio_under_two_statements_is_refused():
     labels = design(n_speakers=6)
     audio = (labels.audio[1], *labels.audio[1:])
     labels = replace(labels, audio=audio)
-    folds = splits.make_folds("statement-out", labels)
+    folds = make_folds("statement-out", labels)
     with pytest.raises(LeakageError, match="identical audio is in both"):
-        splits.certify(labels, folds, protocol="statement-out", waives=("speaker",))
+        certify(labels, folds, protocol="statement-out", waives=("speaker",))
 
 
-@pytest.mark.parametrize("name", [name for name, row in splits.PROTOCOLS.items() if name != "file"])
+@pytest.mark.parametrize("name", [name for name, row in PROTOCOLS.items() if name != "file"])
 def test_identical_audio_of_one_kind_stays_in_one_fold_of_every_protocol(name):
     """RAVDESS has a pair: one actor's two repetitions of a statement, with the same emotion and intensity."""
     labels = design(n_repetitions=8)  # repetitions 0 and 4 are the same but in name
     audio = list(labels.audio)
     audio[4] = audio[0]
     labels = replace(labels, audio=tuple(audio))
-    folds = splits.make_folds(name, labels)
-    splits.certify(labels, folds, protocol=name, waives=splits.get_protocol(name).waives)
+    folds = make_folds(name, labels)
+    certify(labels, folds, protocol=name, waives=get_protocol(name).waives)
     assert [{0, 4} <= set(fold.test) for fold in folds].count(True) == 1
 
 
@@ -224,7 +223,7 @@ def test_labels_take_keeps_what_a_corpus_does_not_say_empty():
 
 def test_fewer_speakers_than_folds_are_refused():
     with pytest.raises(SplitError, match=r"n_splits must be at most the number of speakers \(4\)\. Got 5"):
-        splits.make_folds("group-kfold", design(n_speakers=4), options={"n_splits": 5})
+        make_folds("group-kfold", design(n_speakers=4), options={"n_splits": 5})
 
 
 def test_check_classes_refuses_a_class_that_one_speaker_alone_has():
@@ -233,11 +232,11 @@ def test_check_classes_refuses_a_class_that_one_speaker_alone_has():
         "disgust" if (s, e) == ("01", "sad") else e for s, e in zip(labels.speakers, labels.emotions, strict=True)
     ]
     labels = replace(labels, emotions=tuple(emotions))
-    folds = splits.make_folds("loso", labels)
+    folds = make_folds("loso", labels)
     classes = sorted(set(emotions))
     with pytest.raises(SplitError, match="fold 0: no training utterance of disgust"):
-        splits.check_classes(labels, folds, classes, protocol="loso")
-    remarks = splits.check_classes(labels, folds, classes, protocol="loso", allow_missing=True)
+        check_classes(labels, folds, classes, protocol="loso")
+    remarks = check_classes(labels, folds, classes, protocol="loso", allow_missing=True)
     assert "loso, fold 0: no training utterance of disgust" in remarks
     assert "loso, fold 1: no test utterance of disgust" in remarks
 
@@ -258,7 +257,7 @@ def test_certify_names_the_pair_of_a_shared_speaker():
     with pytest.raises(
         LeakageError, match=r"fold 0: speaker '01' is in both, as 'ravdess/01/angry-0.wav' \(training\)"
     ):
-        splits.certify(labels, [fold], protocol="file")
+        certify(labels, [fold], protocol="file")
 
 
 def test_certify_names_the_pair_of_identical_audio_even_where_speakers_are_waived():
@@ -267,24 +266,22 @@ def test_certify_names_the_pair_of_identical_audio_even_where_speakers_are_waive
     audio[1] = audio[0]
     labels = replace(labels, audio=tuple(audio))
     with pytest.raises(LeakageError, match="identical audio is in both, as 'ravdess/01/angry-0.wav'"):
-        splits.certify(labels, [leaking(labels, 0, 1)], protocol="random-kfold", waives=("speaker",))
+        certify(labels, [leaking(labels, 0, 1)], protocol="random-kfold", waives=("speaker",))
 
 
 def test_certify_refuses_a_test_row_in_training():
     labels = design(n_speakers=3, n_repetitions=1)
     fold = Fold(0, 0, np.arange(10), np.arange(9, 15))
     with pytest.raises(LeakageError, match="share no utterance"):
-        splits.certify(labels, [fold], protocol="x", waives=("speaker",))
+        certify(labels, [fold], protocol="x", waives=("speaker",))
 
 
 def test_certificate_counts_what_is_shared():
     labels = design(n_speakers=6)
-    honest = splits.certify(labels, splits.make_folds("loso", labels), protocol="loso")
+    honest = certify(labels, make_folds("loso", labels), protocol="loso")
     assert [fold["shared_speakers"] for fold in honest["folds"]] == [0] * 6
     assert honest["n_tested"] == len(labels.ids)
-    random = splits.certify(
-        labels, splits.make_folds("random-kfold", labels), protocol="random-kfold", waives=("speaker",)
-    )
+    random = certify(labels, make_folds("random-kfold", labels), protocol="random-kfold", waives=("speaker",))
     assert all(fold["shared_speakers"] == 6 for fold in random["folds"])
     assert random["waives"] == ["speaker"]
 
@@ -299,14 +296,14 @@ def write_folds(path, rows, header="utterance,fold"):
 
 def test_file_repeats_the_folds_of_a_run(tmp_path):
     labels = design(n_speakers=6, n_repetitions=1)
-    folds = splits.make_folds("group-kfold", labels, options={"n_splits": 3})
+    folds = make_folds("group-kfold", labels, options={"n_splits": 3})
     rows = [f"group-kfold,{labels.ids[row]},0,{fold.index}" for fold in folds for row in fold.test]
     rows += [f"loso,{name},0,{row % 6}" for row, name in enumerate(labels.ids)]
     path = write_folds(tmp_path / "folds.csv", rows, "protocol,utterance,repeat,fold")
-    again = splits.make_folds("file", labels, options={"path": path, "protocol": "group-kfold"})
-    assert splits.fold_fingerprint(again, labels.ids) == splits.fold_fingerprint(folds, labels.ids)
+    again = make_folds("file", labels, options={"path": path, "protocol": "group-kfold"})
+    assert fold_fingerprint(again, labels.ids) == fold_fingerprint(folds, labels.ids)
     with pytest.raises(SplitError, match="must be in one fold"):
-        splits.make_folds("file", labels, options={"path": path})
+        make_folds("file", labels, options={"path": path})
 
 
 @pytest.mark.parametrize(
@@ -323,9 +320,9 @@ def test_file_repeats_the_folds_of_a_run(tmp_path):
 def test_file_refuses_what_is_no_split(tmp_path, rows, header, error, message):
     labels = design(n_speakers=3, n_repetitions=1)
     with pytest.raises(error, match=message):
-        splits.make_folds("file", labels, options={"path": write_folds(tmp_path / "folds.csv", rows, header)})
+        make_folds("file", labels, options={"path": write_folds(tmp_path / "folds.csv", rows, header)})
 
 
 def test_file_refuses_a_path_that_is_not_there(tmp_path):
     with pytest.raises(ConfigError, match="must be a readable CSV of folds"):
-        splits.make_folds("file", design(), options={"path": str(tmp_path / "none.csv")})
+        make_folds("file", design(), options={"path": str(tmp_path / "none.csv")})

@@ -16,14 +16,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from emobench import store as module
-from emobench.audio import AudioPolicy, hash_bytes, hash_file, read_audio
+from emobench.audio import AudioPolicy
+from emobench.audio.decoding import hash_file, read_audio
 from emobench.errors import HeldError, StorageError
-from emobench.execution import Crash, Pool
-from emobench.extraction import vectorise
+from emobench.execution.workers import Crash, Pool
 from emobench.features import FEATURES, feature_key
-from emobench.shards import read_shard, to_hashes, to_texts
-from emobench.store import FeatureStore, hash_clips
+from emobench.features import store as module
+from emobench.features.extraction import vectorise
+from emobench.features.shards import read_shard, to_hashes, to_texts
+from emobench.features.store import FeatureStore
+from emobench.files import hash_bytes
+from emobench.running.datasets import hash_clips
 
 SR = 22_050
 SPEC, STATS = FEATURES["mfcc40"], FEATURES["mfcc40_stats"]
@@ -639,7 +642,7 @@ def test_disk_that_fails_is_a_storage_error_and_publishes_nothing(store, clips, 
         def fail(*_):
             raise OSError(number, os.strerror(number))
 
-        patch.setattr(f"emobench.results.os.{call}", fail)
+        patch.setattr(f"emobench.results.tables.os.{call}", fail)
         with pytest.raises(StorageError, match=f"{store.root}.*must be writable. {advice}"):
             extract(store, clips, FakePool())
     assert store.shards(KEY) == []
@@ -671,7 +674,7 @@ def locked(monkeypatch):
 
     def lock():
         monkeypatch.setattr("filelock.FileLock.acquire", read_only)
-        monkeypatch.setattr("emobench.results.tempfile.mkstemp", read_only)
+        monkeypatch.setattr("emobench.results.tables.tempfile.mkstemp", read_only)
         monkeypatch.setattr(module.os, "replace", read_only)
 
     return lock

@@ -14,11 +14,11 @@ from sklearn.metrics import recall_score
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from emobench import models, tuning
+from emobench import models
 from emobench.errors import SplitError, StorageError
-from emobench.models import MODELS, Choice, Int, ModelSpec, check_parameters
-from emobench.splits import inner_folds
-from emobench.tuning import TunedClassifier
+from emobench.models import MODELS, Choice, Int, ModelSpec, check_parameters, tuning
+from emobench.models.tuning import TunedClassifier
+from emobench.protocols.folds import inner_folds
 
 N_SPEAKERS = 12
 

@@ -12,15 +12,15 @@ from conftest import PITCH_HZ, SR, tone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emobench import streaming
-from emobench.audio import AudioPolicy, read_audio, resample
-from emobench.bundle import Bundle, save_bundle
+from emobench.audio import AudioPolicy, streaming
+from emobench.audio.decoding import read_audio, resample
+from emobench.audio.streaming import open_stream, resampled, windows
+from emobench.bundles.bundle import Bundle, save_bundle
 from emobench.errors import AudioError, ConfigError
-from emobench.extraction import vectorise
 from emobench.features import get_features
-from emobench.inference import UNCERTAIN, Predictor
+from emobench.features.extraction import vectorise
 from emobench.models import build, get_model
-from emobench.streaming import open_stream, resampled, windows
+from emobench.prediction.predictor import UNCERTAIN, Predictor
 
 CLASSES = ("angry", "happy", "sad")
 SPEC = get_features("mfcc40")
@@ -237,13 +237,13 @@ print(n, next(line.split()[1] for line in status.splitlines() if line.startswith
 @pytest.fixture
 def command(bundle, tmp_path, capsys):
     """Run `emobench predict` with the bundle; return the exit code, stdout and stderr."""
-    from emobench import cli
+    from emobench.cli.main import main
 
     save_bundle(tmp_path / "mlp", bundle)
 
     def run(*arguments):
         with pytest.raises(SystemExit) as caught:
-            cli.main(["predict", "-q", "--model", str(tmp_path / "mlp"), *map(str, arguments)])
+            main.main(["predict", "-q", "--model", str(tmp_path / "mlp"), *map(str, arguments)])
         return caught.value.code, *capsys.readouterr()
 
     return run

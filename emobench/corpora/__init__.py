@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from emobench.errors import lookup
+from emobench.registry import lookup
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from emobench.corpora import Archive, CorpusSpec
-from emobench.errors import CorpusError, EmobenchError, StorageError, listing, resolve
+from emobench.errors import CorpusError, EmobenchError, StorageError, listing
+from emobench.registry import resolve
 
 ATTEMPTS = 3
 PAUSE_S = 2.0

@@ -6,8 +6,6 @@ sums it up over time; rows that agree on the frames share them.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from emobench.errors import lookup, resolve
+from emobench.files import digest
+from emobench.registry import lookup, resolve
 
 STORE_LAYOUT = 2  # raised when the store keeps something else beside a vector; part of every feature key
 
@@ -132,9 +131,3 @@ def library_versions() -> dict[str, str]:
     import soundfile
 
     return {name: version(name) for name in LIBRARIES} | {"libsndfile": soundfile.__libsndfile_version__}
-
-
-def digest(content: Any) -> str:
-    """Return the SHA-256 of canonical JSON."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from emobench.errors import ConfigError, did_you_mean, lookup, resolve
+from emobench.errors import ConfigError, did_you_mean
+from emobench.registry import lookup, resolve
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline

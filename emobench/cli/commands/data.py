@@ -1,0 +1,122 @@
+"""Commands for corpora: list them, check, make or download one."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from emobench.cli.frame import (
+    Jobs,
+    Manner,
+    add_group,
+    complain,
+    print_columns,
+    print_json,
+    takes_manner,
+)
+from emobench.errors import ConfigError
+
+data_app = add_group("data", "Corpora: list them, check, make or download one.")
+
+
+@data_app.command("list")
+@takes_manner
+def data_list(*, manner: Manner) -> None:
+    """List the corpora and where they are on this machine."""
+    from emobench.corpora import CORPORA
+    from emobench.corpora.location import locate
+    from emobench.running.datasets import synthetic_folder
+
+    rows = []
+    for row in CORPORA.values():
+        folder = locate(row.name)
+        if folder is None and row.name == "synthetic" and synthetic_folder().is_dir():
+            folder = synthetic_folder()
+        rows.append({"name": row.name, "title": row.title, "licence": row.licence, "folder": folder and str(folder)})
+    if manner.as_json:
+        return print_json(rows)
+    absent = {"manifest": "any folder", "synthetic": "made when it is needed"}
+    print_columns([(r["name"], r["folder"] or absent.get(r["name"], "not here"), r["title"]) for r in rows])
+
+
+@data_app.command("verify")
+@takes_manner
+def data_verify(
+    name: Annotated[str, typer.Argument(metavar="CORPUS", help="A corpus, as `emobench data list` names it.")],
+    *,
+    root: Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Its folder.")] = None,
+    path: Annotated[Path | None, typer.Option("--path", metavar="CSV", help="The CSV of a manifest.")] = None,
+    manner: Manner,
+) -> None:
+    """Check every name and decode every recording of a corpus; say what is missing, bad or there twice."""
+    from emobench.cli.console import ConsoleReporter
+    from emobench.errors import MAX_LISTED, listing
+    from emobench.running.verification import verify
+
+    found = verify(name, root=root, path=path, reporter=ConsoleReporter(quiet=manner.quiet))
+    if manner.as_json:
+        print_json(found.summary())
+    else:
+        print_columns([(key, str(value)) for key, value in found.summary(short=True).items()])
+    problems = [*(f"missing: {stem}" for stem in found.missing), *map(str, found.faults)]
+    if problems:
+        limit = len(problems) if manner.verbose else MAX_LISTED
+        complain(
+            f"Corpus {name!r} must be complete and readable. {len(problems)} recordings are missing or bad:\n"
+            f"{listing(problems, limit=limit)}\nCopy or download them again."
+        )
+        raise typer.Exit(3)
+
+
+@data_app.command("make")
+@takes_manner
+def data_make(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Where to; by default the user's cache.")
+    ] = None,
+    *,
+    n_jobs: Jobs = -1,
+    speakers: Annotated[int, typer.Option("--speakers", help="Number of speakers.", min=1, max=24)] = 24,
+    manner: Manner,
+) -> None:
+    """Make the synthetic corpus (the same bytes every time)."""
+    from emobench.cli.console import ConsoleReporter
+    from emobench.execution.workers import count_workers
+    from emobench.running.datasets import make_synthetic
+
+    if folder is None and speakers != 24:
+        raise ConfigError(
+            f"--speakers must be used with a folder of its own, as the cache holds 24. Got {speakers}. Name a DIR."
+        )
+    reporter = ConsoleReporter(quiet=manner.quiet)
+    made = make_synthetic(n_jobs=count_workers(n_jobs), reporter=reporter, folder=folder, n_speakers=speakers)
+    print_json({"folder": str(made)}) if manner.as_json else print(made)
+
+
+@data_app.command("fetch")
+@takes_manner
+def data_fetch(
+    name: Annotated[str, typer.Argument(metavar="CORPUS", help="A corpus that can be downloaded.")],
+    *,
+    folder: Annotated[
+        Path | None, typer.Option("--folder", metavar="DIR", help="Where to; by default the user's cache.")
+    ] = None,
+    mirror: Annotated[
+        str | None, typer.Option("--mirror", metavar="URL", help="A server that has the same archives.")
+    ] = None,
+    manner: Manner,
+) -> None:
+    """Download a corpus, check it against its hash, unpack it safely and count it."""
+    from emobench.corpora import get_corpus
+    from emobench.corpora.fetch import fetch
+    from emobench.corpora.location import cached_corpus
+
+    row = get_corpus(name)
+    if not manner.quiet:
+        print(f"{row.title}. Licence: {row.licence}. Cite: {row.citation}", file=sys.stderr)
+    is_shown = not manner.quiet and sys.stderr.isatty()
+    got = fetch(row, folder or cached_corpus(name), base_url=mirror, progress=is_shown)
+    print_json({"folder": str(got)}) if manner.as_json else print(got)

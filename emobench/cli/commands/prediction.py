@@ -1,0 +1,241 @@
+"""Commands that use a saved model: predict with it, copy it, look into it."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from emobench.cli.console import printable
+from emobench.cli.frame import Manner, app, complain, one_line, print_columns, print_json, takes_manner
+from emobench.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from emobench.cli.commands.answers import Row
+    from emobench.prediction.predictor import Predictor
+
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of runs.")]
+
+
+@app.command()
+@takes_manner
+def predict(
+    files: Annotated[
+        list[str],
+        typer.Argument(metavar="FILE...", help="Recordings: WAV, FLAC, OGG, MP3; - for names on standard input."),
+    ],
+    *,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME|PATH", help="An entry, a bundle or a run; else the best one."),
+    ] = None,
+    results: Results = Path("results"),
+    threshold: Annotated[
+        float | None,
+        typer.Option("--threshold", metavar="P", help="Answer `uncertain` where the probability is below P."),
+    ] = None,
+    window: Annotated[
+        float | None, typer.Option("--window", metavar="S", help="Answer for each window of S seconds.")
+    ] = None,
+    hop: Annotated[
+        float | None, typer.Option("--hop", metavar="S", help="Seconds from window to window; 1 unless said.")
+    ] = None,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print an object of JSON a line, as answers come.")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    null: Annotated[
+        bool, typer.Option("--null", "-0", help="Names on standard input end with NUL, as of find -print0.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="JSONL",
+            help="Add a line of JSON a file to this file, where it has none yet: the same command continues.",
+        ),
+    ] = None,
+    manner: Manner,
+) -> None:
+    """Name the emotion of recordings, one line a file or window, with a model that a run fitted on everything."""
+    from threadpoolctl import threadpool_limits
+
+    from emobench.bundles.bundle import load_bundle
+    from emobench.cli.commands import answers
+    from emobench.prediction.predictor import Predictor, find_bundle
+
+    if sum([manner.as_json, jsonl, csv, output is not None]) > 1:
+        raise ConfigError("--json, --jsonl, --csv and --output must stand alone. Got several. Leave out all but one.")
+    if hop is not None and window is None:
+        raise ConfigError("--hop must stand beside --window. Got --hop alone. Add --window.")
+    if output and window is not None:
+        raise ConfigError("--output must be used without --window. Got both. Write `--jsonl > FILE` instead.")
+    if null and "-" not in files:
+        raise ConfigError("--null must stand beside -, names on standard input. Got no -. Add it.")
+    folder = find_bundle(model, results)
+    predictor = Predictor(load_bundle(folder))
+    identity = {"entry": predictor.bundle.entry, "bundle": predictor.bundle.checksum[:16]}
+    identity |= {"threshold": threshold} if threshold is not None else {}
+    finished = answers.answered(output, identity) if output else set()
+    if not manner.quiet:
+        print(f"model: {predictor.bundle.entry} ({printable(str(folder))})", file=sys.stderr)
+        if finished:
+            print(f"{len(finished)} files have their answer in {printable(str(output))}", file=sys.stderr)
+    paths = answers.names(files, null=null)
+    if output:
+        paths = _first_times(paths, finished)
+    if window is None:
+        found = predictor.predict_files(paths, threshold=threshold)
+    else:
+        settings = {"window_s": window, "hop_s": 1.0 if hop is None else hop, "threshold": threshold}
+        found = _tracks(predictor, paths, settings)
+    rows = (answers.to_row(answer, identity) for answer in found)
+    is_single = len(files) == 1 and files[0] != "-" and window is None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(threadpool_limits(1))  # the matrices of a clip are too small for more
+        if output:
+            write = stack.enter_context(answers.appended(output))
+        elif manner.as_json:
+            write = stack.enter_context(answers.as_document(is_single=is_single))
+        elif csv:
+            write = answers.as_csv(predictor.classes, has_windows=window is not None)
+        else:
+            write = answers.as_lines if jsonl else answers.as_text
+        n_good, n_bad = _write_all(rows, write, manner, is_shown=bool(output))
+    n_good += len(finished)
+    if not n_good + n_bad:
+        raise DataError("FILE must name at least one recording. Standard input names none. Check what writes to it.")
+    if n_bad:
+        raise typer.Exit(4 if n_good else 3)
+
+
+def _write_all(rows: Iterable[Row], write: Any, manner: Manner, *, is_shown: bool) -> tuple[int, int]:
+    """Write answers as they come; return how many are good and bad."""
+    n_good = n_bad = 0
+    for row in rows:
+        write(row)
+        is_bad = "error" in row
+        n_good, n_bad = n_good + (not is_bad), n_bad + is_bad
+        remark = row["error"] if is_bad and is_shown else row.get("warning")
+        if remark and not manner.quiet:
+            complain(f"{one_line(row['path'])}: {remark}")
+    return n_good, n_bad
+
+
+def _first_times(paths: Iterable[str], finished: set[str]) -> Iterator[str]:
+    seen = set(finished)
+    for path in paths:
+        if path not in seen:
+            seen.add(path)
+            yield path
+
+
+def _tracks(predictor: Predictor, paths: Iterable[str], settings: dict[str, Any]) -> Iterator[Any]:
+    """Yield the answer for each window of each file, and for a file that cannot be used (any further) its error."""
+    from emobench.errors import AudioError
+    from emobench.prediction.predictor import failed
+
+    for path in paths:
+        try:
+            yield from predictor.predict_windows(path, **settings)
+        except (AudioError, OSError) as error:
+            yield failed(path, error, predictor.bundle)
+
+
+@app.command()
+@takes_manner
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run's folder, or its name in --results.")],
+    entry: Annotated[str, typer.Argument(metavar="ENTRY", help="An entry of its leaderboard.")],
+    *,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH", help="Where to; ./ENTRY or ./ENTRY.zip unless said."),
+    ] = None,
+    as_zip: Annotated[bool, typer.Option("--zip", help="Write one zip; so does a PATH that ends in .zip.")] = False,
+    results: Results = Path("results"),
+    manner: Manner,
+) -> None:
+    """Copy the model of an entry, fitted on everything, out of a run: a folder or a zip to predict with anywhere."""
+    from emobench.bundles.bundle import export_bundle
+    from emobench.prediction.predictor import find_entry
+
+    source = find_entry(run, entry, results)
+    as_zip = as_zip or (output is not None and output.suffix == ".zip")
+    target = output or Path(f"{source.name}.zip" if as_zip else source.name)
+    export_bundle(source, target, as_zip=as_zip)
+    print_json({"bundle": str(target)}) if manner.as_json else print(printable(str(target)))
+
+
+@app.command()
+@takes_manner
+def inspect(
+    bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A folder, a zip, a run, or the name of an entry.")],
+    *,
+    results: Results = Path("results"),
+    manner: Manner,
+) -> None:
+    """Check every sum of a saved model, and say what it is, what it was trained on and how good it was."""
+    from emobench.bundles.bundle import verify_bundle
+    from emobench.prediction.predictor import find_bundle
+
+    path = find_bundle(bundle, results)
+    manifest = verify_bundle(path)
+    if manner.as_json:
+        return print_json({"path": str(path), **manifest})
+    print_columns(_described(path, manifest))
+
+
+def _described(path: Path, manifest: dict[str, Any]) -> list[tuple[str, str]]:
+    features, trained_on, scores = (manifest[name] for name in ("features", "trained_on", "scores"))
+    fitted = {**trained_on, "speakers": trained_on.get("n_speakers"), "clips": trained_on.get("n_utterances")}
+    rows = [
+        ("path", str(path)),
+        ("entry", manifest["entry"]),
+        ("model", f"{manifest['model']}, version {manifest['model_version']}"),
+        ("parameters", _pairs(manifest["params"]) or "the model's own"),
+        ("classes", ", ".join(manifest["classes"])),
+        (
+            "features",
+            f"{features.get('name')}, version {features.get('version')}: {manifest['n_features']} numbers at "
+            f"{manifest['sr']} Hz; {_pairs(features.get('params'))}",
+        ),
+        (
+            "trained on",
+            _pairs({name: fitted[name] for name in ("corpus", "clips", "speakers", "mono") if name in fitted}),
+        ),
+        ("corpus fingerprint", str(trained_on.get("fingerprint", "unknown"))),
+        ("run", str(trained_on.get("run", "unknown"))),
+        *(("score", _score(row)) for row in (scores if isinstance(scores, list) else [scores])),
+        ("versions", _pairs(manifest["versions"])),
+        *(
+            (name, f"{file['n_bytes']} bytes, sum is right: {file['sha256']}")
+            for name, file in manifest["files"].items()
+        ),
+        ("bundle.json", f"sum is right: {manifest['checksum']}"),
+    ]
+    return rows
+
+
+def _score(row: Any) -> str:
+    """Return a score on one protocol as a person reads it."""
+    if not isinstance(row, dict) or not row:
+        return "unknown"
+
+    def figure(name: str) -> str:
+        value = row.get(name)
+        return f"{value:.3f}" if isinstance(value, int | float) else "–"
+
+    waives = f" (shares {row['waives']}: NOT for new speakers)" if row.get("waives") else ""
+    interval = f" [{figure('uar_low')}, {figure('uar_high')}]"
+    return (
+        f"{row.get('protocol', '')}{waives}: UAR {figure('uar')}{interval}, WAR {figure('war')}, "
+        f"macro F1 {figure('macro_f1')}"
+    )
+
+
+def _pairs(content: Any) -> str:
+    return ", ".join(f"{name}={value}" for name, value in content.items()) if isinstance(content, dict) else ""

@@ -1,0 +1,161 @@
+"""How speakers are split, and the proof that nothing leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+
+from emobench.registry import lookup
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Row indices of one train/test split.
+
+    Attributes
+    ----------
+    repeat, index : int
+        `repeat` counts model seeds over the same folds.
+    train, test : int arrays
+        Positions in the feature table, disjoint, ascending.
+    """
+
+    repeat: int
+    index: int
+    train: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a protocol may look at: one entry an utterance, in the table's order.
+
+    Attributes
+    ----------
+    ids, speakers, emotions, sexes : tuple of str
+    statements, intensities : tuple of str
+        An empty text where the corpus does not say.
+    audio : tuple of str
+        Hash of the recording's samples; equal ones go into the same fold.
+    corpus : str
+    """
+
+    ids: tuple[str, ...]
+    speakers: tuple[str, ...]
+    emotions: tuple[str, ...]
+    sexes: tuple[str, ...]
+    audio: tuple[str, ...]
+    corpus: str = ""
+    statements: tuple[str, ...] = ()
+    intensities: tuple[str, ...] = ()
+
+    def take(self, rows: np.ndarray) -> Labels:
+        """Return the labels of some rows."""
+        parts = [item.name for item in fields(self) if item.name != "corpus" and getattr(self, item.name)]
+        return replace(self, **{part: tuple(getattr(self, part)[row] for row in rows) for part in parts})
+
+
+@dataclass(frozen=True)
+class ProtocolSpec:
+    """A row of `PROTOCOLS`.
+
+    Attributes
+    ----------
+    assign : str
+        ``"module:function"`` called as ``assign(labels, seed=…, **options)``; returns the test fold of each utterance,
+        an int array of shape (n_utterances,) with values 0..n_folds-1.
+    options : mapping of str to default
+        What a config may set; ``None`` means that it must.
+    waives : tuple of str
+        What may be shared between training and test; empty for an honest protocol. Identical audio is never waived.
+    holds_out : str
+        What is new in a test part besides the speaker, or instead: ``"statement"``, ``"intensity"`` or ``"sex"``.
+    corpora : tuple of str
+        The corpora it is defined for; empty for any.
+    """
+
+    name: str
+    title: str
+    assign: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    waives: tuple[str, ...] = ()
+    holds_out: str = ""
+    corpora: tuple[str, ...] = ()
+    version: int = 1
+
+    @property
+    def is_speaker_independent(self) -> bool:
+        """Whether a test part's speakers are new, and nothing else."""
+        return "speaker" not in self.waives and not self.holds_out
+
+    @property
+    def is_leaky(self) -> bool:
+        """Whether nothing of a test part is new: what the leakage premium measures."""
+        return "speaker" in self.waives and not self.holds_out
+
+
+PROTOCOLS: dict[str, ProtocolSpec] = {
+    row.name: row
+    for row in (
+        ProtocolSpec("loso", "Leave one speaker out", "emobench.protocols.folds:loso"),
+        ProtocolSpec(
+            "group-kfold",
+            "Speakers sorted by sex, then name, dealt round-robin into n_splits folds",
+            "emobench.protocols.folds:group_kfold",
+            options={"n_splits": 6},
+        ),
+        ProtocolSpec(
+            "emobox-6fold",
+            "The six RAVDESS folds of EmoBox (4 actors each)",
+            "emobench.protocols.folds:emobox_6fold",
+            corpora=("ravdess", "synthetic"),
+        ),
+        ProtocolSpec(
+            "luna-5fold",
+            "The five RAVDESS folds of Luna-Jiménez et al. (2022)",
+            "emobench.protocols.folds:luna_5fold",
+            corpora=("ravdess", "synthetic"),
+        ),
+        ProtocolSpec(
+            "random-kfold",
+            "Clips dealt at random, speakers shared: only to show what that inflates",
+            "emobench.protocols.folds:random_kfold",
+            options={"n_splits": 6},
+            waives=("speaker",),
+        ),
+        ProtocolSpec(
+            "statement-out",
+            "Train on all statements but one, test on that; speakers are shared",
+            "emobench.protocols.folds:statement_out",
+            waives=("speaker",),
+            holds_out="statement",
+        ),
+        ProtocolSpec(
+            "intensity-out",
+            "Train on all intensities but one, test on that; speakers are shared",
+            "emobench.protocols.folds:intensity_out",
+            waives=("speaker",),
+            holds_out="intensity",
+        ),
+        ProtocolSpec(
+            "sex-out",
+            "Train on one sex, test on the other",
+            "emobench.protocols.folds:sex_out",
+            holds_out="sex",
+        ),
+        ProtocolSpec(
+            "file",
+            "The folds of a folds.csv (utterance, fold), such as an earlier run wrote",
+            "emobench.protocols.folds:from_file",
+            options={"path": None, "protocol": ""},
+        ),
+    )
+}
+
+
+def get_protocol(name: str) -> ProtocolSpec:
+    """Return the row of `PROTOCOLS` called `name`, or raise `UnknownNameError`."""
+    return lookup("protocol", PROTOCOLS, name)

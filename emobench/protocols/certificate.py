@@ -1,0 +1,154 @@
+"""The proof that nothing leaks: who is in a training part, who in the test part, and what they share."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from emobench.errors import CorpusError, listing
+from emobench.protocols import Labels
+
+if TYPE_CHECKING:
+    pass
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from emobench.errors import LeakageError, SplitError
+from emobench.protocols import Fold
+
+
+def fold_fingerprint(folds: Iterable[Fold], ids: Sequence[str]) -> str:
+    """Return 16 hex digits that identify a split: which utterance is tested in which fold."""
+    lines = sorted(f"{ids[row]}\t{fold.index}" for fold in folds for row in fold.test)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def rows_fingerprint(ids: Sequence[str], rows: np.ndarray) -> str:
+    """Return 16 hex digits that identify a set of utterances."""
+    return hashlib.sha256("\n".join(sorted(ids[row] for row in rows)).encode()).hexdigest()[:16]
+
+
+def check_classes(
+    labels: Labels, folds: Sequence[Fold], classes: Sequence[str], *, protocol: str, allow_missing: bool = False
+) -> list[str]:
+    """Check that every fold trains on every class; return a sentence for each test part that lacks one.
+
+    Raises
+    ------
+    SplitError
+        If a training part lacks a class and that is not allowed.
+    """
+    emotions = np.array(labels.emotions)
+    lacking, remarks = [], []
+    for fold in folds:
+        untrained = sorted(set(classes) - set(emotions[fold.train]))
+        untested = sorted(set(classes) - set(emotions[fold.test]))
+        if untrained:
+            lacking.append(f"fold {fold.index}: no training utterance of {', '.join(untrained)}")
+        if untested:
+            remarks.append(f"{protocol}, fold {fold.index}: no test utterance of {', '.join(untested)}")
+    if lacking and not allow_missing:
+        raise SplitError(
+            f"Every fold must train on every class. Protocol {protocol!r} on corpus {labels.corpus!r} does not:\n"
+            f"{listing(lacking)}\nAdd speakers with these emotions, leave the emotions out of `emotions`, or set "
+            "allow_missing_class: true."
+        )
+    return remarks + [f"{protocol}, {text}" for text in lacking]
+
+
+def certify(labels: Labels, folds: Sequence[Fold], *, protocol: str, waives: Sequence[str] = ()) -> dict[str, Any]:
+    """Prove, fold by fold, that nothing of the test part is in the training part.
+
+    Compares utterances, speakers and the audio itself, and that each utterance is tested exactly once a repeat.
+
+    Returns
+    -------
+    certificate : dict
+        What was compared and found, with the fingerprint of each part; written to ``run.json``.
+
+    Raises
+    ------
+    LeakageError
+        Naming the offending pair.
+    """
+    proofs = []
+    for fold in folds:
+        _refuse_shared(labels.ids, labels, fold, protocol, "utterance")
+        _refuse_shared(labels.audio, labels, fold, protocol, "audio")
+        if "speaker" not in waives:
+            _refuse_shared(labels.speakers, labels, fold, protocol, "speaker")
+        proofs.append(
+            {
+                "fold": fold.index,
+                "n_train": len(fold.train),
+                "n_test": len(fold.test),
+                "train": rows_fingerprint(labels.ids, fold.train),
+                "test": rows_fingerprint(labels.ids, fold.test),
+                "test_speakers": sorted({labels.speakers[row] for row in fold.test}),
+                "shared_speakers": len(_values(labels.speakers, fold.train) & _values(labels.speakers, fold.test)),
+                "shared_audio": 0,
+                "shared_utterances": 0,
+            }
+        )
+    tested = np.sort(np.concatenate([fold.test for fold in folds]))
+    if len(tested) != len(set(tested.tolist())):
+        raise LeakageError(f"Protocol {protocol!r} must test an utterance once. It tests some in two folds. Mend it.")
+    return {
+        "protocol": protocol,
+        "waives": list(waives),
+        "folds_fingerprint": fold_fingerprint(folds, labels.ids),
+        "n_utterances": len(labels.ids),
+        "n_tested": len(tested),
+        "folds": proofs,
+    }
+
+
+def _refuse_shared(values: Sequence[str], labels: Labels, fold: Fold, protocol: str, what: str) -> None:
+    shared = _values(values, fold.train) & _values(values, fold.test)
+    if not shared:
+        return
+    value = min(shared)
+    train = next(labels.ids[row] for row in fold.train if values[row] == value)
+    test = next(labels.ids[row] for row in fold.test if values[row] == value)
+    named = "identical audio" if what == "audio" else f"{what} {value!r}"
+    raise LeakageError(
+        f"Training and test must share no {what}. Protocol {protocol!r}, fold {fold.index}: {named} is in both, "
+        f"as {train!r} (training) and {test!r} (test). Put both into one fold, or remove one."
+    )
+
+
+def _values(values: Sequence[str], rows: np.ndarray) -> set[str]:
+    return {values[row] for row in rows}
+
+
+def find_duplicates(labels: Labels) -> list[tuple[str, str]]:
+    """Return the pairs of utterances with identical audio.
+
+    Raises
+    ------
+    CorpusError
+        If such a pair has two emotions or two speakers: one of them must be wrong.
+    """
+    first: dict[str, int] = {}
+    pairs, conflicts = [], []
+    for row, audio in enumerate(labels.audio):
+        other = first.setdefault(audio, row)
+        if other == row:
+            continue
+        pair = (labels.ids[other], labels.ids[row])
+        says = [(labels.speakers[i], labels.emotions[i]) for i in (other, row)]
+        if says[0] != says[1]:
+            conflicts.append(
+                f"{pair[0]} (speaker {says[0][0]}, {says[0][1]}) = {pair[1]} (speaker {says[1][0]}, {says[1][1]})"
+            )
+        pairs.append(pair)
+    if conflicts:
+        raise CorpusError(
+            "Identical audio must have one speaker and one emotion. These do not:\n"
+            f"{listing(conflicts)}\nRemove the wrong one of each pair."
+        )
+    return pairs

@@ -1,0 +1,1 @@
+"""From the tidy tables to what people read."""

@@ -1,0 +1,227 @@
+"""Everything of a run that follows from its tables: leaderboards, intervals, slices, and one page to read.
+
+What a run measured is in the primary files; `derive` is a pure function of their content, so the other files can be
+rebuilt anywhere, byte for byte. ``SHA256SUMS`` (which ``sha256sum -c`` reads) tells whether they belong together.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+
+from emobench import metrics
+from emobench.errors import DataError
+from emobench.files import json_bytes, write_bytes
+from emobench.reports import leaderboard, page, premium, slices
+from emobench.reports.leaderboard import DECIMALS, KEYS
+from emobench.results.run import read_run
+from emobench.results.tables import PREDICTIONS, SCORES, csv_bytes, read_csv, read_table
+
+SUMS = "SHA256SUMS"
+RUN = "run.json"
+TABLES = {"scores": SCORES, "predictions": PREDICTIONS}
+PRIMARY = (
+    *(f"{name}.parquet" for name in TABLES),
+    *("folds.csv", "trials.csv", "excluded.csv", "latency.csv", "latency.json", RUN),
+)
+CONFUSION = [*KEYS, "y_true", "y_pred", "n", "share"]
+
+
+def derive(
+    scores: pd.DataFrame,
+    predictions: pd.DataFrame,
+    run: Mapping[str, Any],
+    *,
+    excluded: pd.DataFrame | None = None,
+    latency: pd.DataFrame | None = None,
+) -> dict[str, bytes]:
+    """Return the content of every derived file by its name.
+
+    Parameters
+    ----------
+    scores, predictions : DataFrame
+        The run's tidy tables, as `emobench.results.read_table` returns them.
+    run : mapping
+        The content of ``run.json``.
+    excluded, latency : DataFrame, optional
+        ``excluded.csv`` and ``latency.csv``, where there are any.
+    """
+    with threadpool_limits(1):  # more threads are slower at this size, and add up in another order
+        return _derive(scores, predictions, run, excluded, latency)
+
+
+def _derive(
+    scores: pd.DataFrame,
+    predictions: pd.DataFrame,
+    run: Mapping[str, Any],
+    excluded: pd.DataFrame | None,
+    latency: pd.DataFrame | None,
+) -> dict[str, bytes]:
+    whole = leaderboard.complete(scores, predictions, run)
+    description = leaderboard.describe(whole, run)
+    board = leaderboard.leaderboard(scores, predictions, run, description, _median_latency(latency))
+    sliced = slices.describe(whole, leaderboard.declared(run))
+    confused = confusion(whole, run)
+    inflated = premium.describe(whole, run)
+    tables = {
+        "leaderboard": board,
+        "pairs": description.pairs.round(DECIMALS),
+        "intervals": description.intervals.round(DECIMALS),
+        "slices": sliced.round(DECIMALS),
+        "confusion": confused.round(DECIMALS),
+    }
+    texts = {"leaderboard.md": leaderboard.to_markdown(board, run)}
+    if not inflated.empty:
+        tables["premium"] = inflated.round(DECIMALS)
+        texts["premium.md"] = premium.to_markdown(inflated, run)
+    texts["report.html"] = page.render(
+        tables, run, scores=scores, predictions=whole, excluded=excluded, latency=latency
+    )
+    return {
+        **{
+            f"{name}.csv": csv_bytes(table)
+            for name, table in ({"scores": scores, "predictions": predictions} | tables).items()
+        },
+        **{name: text.encode(errors="backslashreplace") for name, text in texts.items()},
+    }
+
+
+def confusion(predictions: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
+    """Count predictions by true and predicted class, pooled over repeats.
+
+    Returns
+    -------
+    DataFrame with the columns `CONFUSION`, every pair of declared classes
+        `share` is that of the true class, so that the diagonal holds the recalls; NaN where it has no utterance.
+    """
+    declared, parts = leaderboard.declared(run), []
+    for key, part in predictions.groupby(KEYS, sort=False):
+        labels = list(declared[key[0]])
+        codes = (part[name].map(labels.index).to_numpy(int) for name in ("y_true", "y_pred"))
+        table = metrics.confusion(*codes, len(labels))
+        n_true = table.sum(axis=1, keepdims=True)
+        share = np.divide(table, n_true, out=np.full(table.shape, np.nan), where=n_true > 0)
+        pairs = {"y_true": np.repeat(labels, len(labels)), "y_pred": labels * len(labels)}
+        where = dict(zip(KEYS, key, strict=True))
+        parts.append(pd.DataFrame({**where, **pairs, "n": table.ravel(), "share": share.ravel()}))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=CONFUSION)
+
+
+def _median_latency(latency: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Return what the leaderboard shows: from the recording to the label, one at a time."""
+    if latency is None:
+        return None
+    single = latency[(latency["stage"] == "wav_to_label") & (latency["batch"] == 1)]
+    return single.rename(columns={"p50_ms": "latency_p50_ms", "p95_ms": "latency_p95_ms"})
+
+
+# --- files ----------------------------------------------------------------------------------------------------------
+
+
+def write_derived(folder: Path, run: Mapping[str, Any]) -> list[str]:
+    """Derive what follows from the tables in a run's folder, and write it with ``SHA256SUMS``; return the names.
+
+    Parameters
+    ----------
+    run : mapping
+        The content of ``run.json``, which need not be there yet.
+    """
+    files = _derive_from(folder, run)
+    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    sums |= {name: _hash(folder / name) for name in PRIMARY if name != RUN and (folder / name).is_file()}
+    sums[RUN] = hashlib.sha256(json_bytes(run)).hexdigest()
+    files[SUMS] = "".join(f"{value}  {name}\n" for name, value in sorted(sums.items())).encode()
+    for name, content in files.items():
+        write_bytes(folder / name, content)
+    return list(files)
+
+
+def rebuild(folder: Path, *, output: Path | None = None) -> list[str]:
+    """Write the derived files of a recorded run again; return their names.
+
+    Parameters
+    ----------
+    output : Path, optional
+        Where to; without ``SHA256SUMS`` if that is not the run's folder.
+
+    Raises
+    ------
+    ConfigError
+        If there is no run, its tables are not kept, or a newer emobench wrote it.
+    DataError
+        If a primary file is damaged, or not the one that the run wrote.
+    """
+    run = read_run(folder)
+    for name, value in read_sums(folder).items():
+        path = folder / name
+        if name in PRIMARY and path.is_file() and _hash(path) != value:
+            raise DataError(
+                f"{path}: must be as the run wrote it. Its SHA-256 is not the one in {SUMS}. Run the same config again "
+                "to write it anew; finished jobs are kept."
+            )
+    if output is None or output.resolve() == folder.resolve():
+        return write_derived(folder, run)
+    files = _derive_from(folder, run)
+    for name, content in files.items():
+        write_bytes(output / name, content)
+    return list(files)
+
+
+def _derive_from(folder: Path, run: Mapping[str, Any]) -> dict[str, bytes]:
+    tables = {name: _read(folder, name, run) for name in TABLES}
+    return derive(**tables, run=run, excluded=_read_texts(folder / "excluded.csv"), latency=_read_latency(folder))
+
+
+def is_current(folder: Path) -> bool:
+    """Return whether every file of a run is there and belongs to the others."""
+    sums = read_sums(folder)
+    return {RUN, *(f"{name}.parquet" for name in TABLES), "report.html"} <= set(sums) and all(
+        (folder / name).is_file() and _hash(folder / name) == value for name, value in sums.items()
+    )
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file by its name, as ``SHA256SUMS`` has it; nothing where that is absent."""
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {name: value for value, _, name in (line.partition("  ") for line in lines) if name == Path(name).name}
+
+
+def _hash(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _read_texts(path: Path) -> pd.DataFrame | None:
+    return read_csv(path) if path.is_file() else None
+
+
+def _read_latency(folder: Path) -> pd.DataFrame | None:
+    table = _read_texts(folder / "latency.csv")
+    if table is None:
+        return None
+    numbers = [name for name in table if name == "batch" or name.endswith(("_ms", "_s", "_bytes"))]
+    return table.assign(**{name: pd.to_numeric(table[name]) for name in numbers})
+
+
+def _read(folder: Path, name: str, run: Mapping[str, Any]) -> pd.DataFrame:
+    """Read a tidy table, and make sure that it is of this run."""
+    frame = read_table(folder / name)
+    frame = frame.assign(**{added: None for added in ("converged",) if name == "scores" and added not in frame})
+    known = {"run": {run["run"]}, "corpus": {*run["corpora"]}, "features": {*run["features"]}}
+    known["entry"] = {*run["entries"]}
+    lacking = [column for column in TABLES[name] if column not in frame]
+    strange = [column for column in known if column in frame and not set(frame[column]) <= known[column]]
+    if lacking or strange:
+        what = f"lacks the columns {', '.join(lacking)}" if lacking else f"has another {strange[0]} than {RUN}"
+        raise DataError(
+            f"{folder / name}.parquet: must be the table of the run {run['run']}. It {what}. Run the same config again."
+        )
+    return frame

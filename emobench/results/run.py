@@ -1,0 +1,112 @@
+"""A recorded run, read from its folder."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emobench.errors import ConfigError, DataError
+from emobench.results.tables import read_csv, read_leaderboard, read_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+RUN_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Results:
+    """A recorded run, read from its folder, or a leaderboard alone.
+
+    Attributes
+    ----------
+    path : Path
+        The run's folder, or the CSV.
+    leaderboard : DataFrame
+        The columns `LEADERBOARD`, best entry of each board first.
+    run : dict
+        The content of ``run.json``; empty for a leaderboard alone.
+    """
+
+    path: Path
+    leaderboard: pd.DataFrame
+    run: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame | None:
+        """Scores of every fold (`SCORES`), None where they are not kept."""
+        return self._read("scores")
+
+    @cached_property
+    def predictions(self) -> pd.DataFrame | None:
+        """Predictions of every test utterance (`PREDICTIONS`), None where they are not kept."""
+        return self._read("predictions")
+
+    def table(self, name: str) -> pd.DataFrame | None:
+        """Return a CSV of the run by its name without the suffix (``"pairs"``), None where it is not there."""
+        path = self.path / f"{name}.csv"
+        return read_csv(path) if self.run and path.is_file() else None
+
+    def _read(self, name: str) -> pd.DataFrame | None:
+        stem = self.path / name
+        return read_table(stem) if self.run and stem.with_suffix(".parquet").is_file() else None
+
+
+def load_results(path: str | os.PathLike[str]) -> Results:
+    """Read a run's folder, a folder that holds one run, or a leaderboard CSV.
+
+    Raises
+    ------
+    ConfigError
+        If there is no run, or a newer emobench wrote it.
+    DataError
+        If a file is damaged.
+    """
+    path = Path(path).expanduser()
+    if path.is_file() and path.suffix == ".csv":
+        return Results(path, read_leaderboard(path))
+    folder = run_folder(path)
+    run = read_run(folder)
+    return Results(folder, read_leaderboard(folder / "leaderboard.csv"), run)
+
+
+def run_folder(path: Path) -> Path:
+    """Return the folder of a run that is named by it, by its ``run.json``, or by a folder with one run in it."""
+    if path.is_file() and path.name == "run.json":
+        return path.parent
+    inside = sorted(found.parent for found in path.glob("*/run.json"))
+    if (path / "run.json").is_file() or not inside:
+        return path
+    if len(inside) > 1:
+        names = ", ".join(folder.name for folder in inside[:8])
+        raise ConfigError(f"{path}: must be one run. It holds {len(inside)}: {names}. Name one of them.")
+    return inside[0]
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Read the ``run.json`` of a run's folder; raise as `load_results` does."""
+    path = folder / "run.json"
+    try:
+        run = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{folder}: must be a run's folder or a leaderboard CSV. There is no run.json in it. "
+            "Name a folder that `emobench run` wrote."
+        ) from None
+    except NotADirectoryError:
+        raise ConfigError(f"{folder}: must be a run's folder or a leaderboard CSV. Name one.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: must be JSON. {error}. Run the same config again to write it anew.") from None
+    version = run.get("schema_version") if isinstance(run, dict) else None
+    if type(version) is not int:
+        raise DataError(f"{path}: must be the record of a run. It has no schema_version. Run the config again.")
+    if version > RUN_SCHEMA:
+        raise ConfigError(
+            f"{path}: must be of schema version {RUN_SCHEMA} at most. It has {version}: a newer emobench wrote it. "
+            "Upgrade emobench to read it."
+        )
+    return run

@@ -1,0 +1,313 @@
+"""Fit, time and score one model on one fold: the only place where a model meets data.
+
+A job sees the rows it trains on and the rows it is tested on. It reports the fingerprint of the utterances that reached
+`fit`, and the run compares it with the leakage certificate; a tuned job reports its inner folds as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from emobench import models
+from emobench.errors import StorageError
+from emobench.protocols.certificate import fold_fingerprint, rows_fingerprint
+
+LOG_CHARACTERS = 4000
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a worker is given of a feature table.
+
+    Attributes
+    ----------
+    X : float32 array of shape (n_utterances, n_features)
+    y : int array of shape (n_utterances,)
+        Codes 0..n_classes-1.
+    ids, speakers, sexes : tuple of str
+        Of each row: its utterance, for the fingerprint of what is fitted, and who speaks, for inner folds.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    n_classes: int
+    ids: tuple[str, ...]
+    speakers: tuple[str, ...]
+    sexes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TuningPlan:
+    """How an entry is tuned in one job.
+
+    Attributes
+    ----------
+    study : str or None
+        File that the job's Optuna study is kept in; None to tune in memory.
+    """
+
+    n_trials: int
+    inner_splits: int
+    study: str | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """One (entry, protocol, repeat, fold), or the fit of an entry on everything (no `test`).
+
+    Attributes
+    ----------
+    key : str
+        Hash of everything that its result depends on; never a position.
+    params : dict
+        What the config sets on the model's row.
+    random_state : int
+        Derived from the run's seed and the job's identity.
+    train, test : int arrays
+        Rows of the feature table.
+    tuning : TuningPlan or None
+        None for an entry that is taken as it is.
+    """
+
+    key: str
+    corpus: str
+    features: str
+    entry: str
+    model: str
+    params: Mapping[str, Any]
+    protocol: str
+    waives: tuple[str, ...]
+    repeat: int
+    fold: int
+    random_state: int
+    train: np.ndarray
+    test: np.ndarray
+    tuning: TuningPlan | None = None
+
+    @property
+    def title(self) -> str:
+        """Name for people: entry, features, protocol, fold."""
+        where = f"{self.protocol} fold {self.fold}" if len(self.test) else "everything"
+        return f"{self.entry} · {self.corpus} · {self.features} · {where}" + (
+            f" · repeat {self.repeat}" * (self.repeat > 0)
+        )
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """What a job found.
+
+    Attributes
+    ----------
+    y_pred : list of int
+        Codes of the declared classes, in the order of the job's test rows.
+    proba : list of list of float, or None
+        Shape (n_test, n_classes) over all declared classes; None for a model without probabilities.
+    fitted_on : str
+        Fingerprint of the utterances that reached `fit`.
+    fit_s, predict_s : float
+        Wall-clock seconds.
+    error : str
+        Empty where all went well; a result with an error is never kept as one.
+    log : str
+        What the model printed or warned of.
+    is_damaged_storage : bool
+        Whether the error is one of the machine's storage, which ends the run with exit code 5.
+    tuning : dict or None
+        What the study found: `trials`, `best_params`, `inner_score`, `tuning_s`, `inner_folds` (fingerprint), `failed`.
+    converged : bool or None
+        Whether an iterative model said nothing of not having converged; None for a model that would not say.
+    """
+
+    key: str
+    y_pred: list[int] = field(default_factory=list)
+    proba: list[list[float]] | None = None
+    fitted_on: str = ""
+    fit_s: float = float("nan")
+    predict_s: float = float("nan")
+    error: str = ""
+    log: str = ""
+    is_damaged_storage: bool = False
+    tuning: dict[str, Any] | None = None
+    converged: bool | None = None
+
+    def to_json(self) -> str:
+        """Return the result as JSON with the hash of its content."""
+        content = json.dumps(asdict(self), sort_keys=True)
+        return json.dumps({"sha256": hashlib.sha256(content.encode()).hexdigest(), "result": content})
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> FoldResult:
+        """Read what `to_json` wrote; raise ValueError if it is not the same content."""
+        try:
+            outer = json.loads(text)
+            content = outer["result"]
+            if hashlib.sha256(content.encode()).hexdigest() != outer["sha256"]:
+                raise ValueError("the content is not what was written")
+            return cls(**json.loads(content))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"not a result: {error}") from None
+
+
+def derive_seed(*identity: Any) -> int:
+    """Return a seed in [0, 2³²) from any JSON-like identity by hashing."""
+    text = json.dumps(identity, sort_keys=True, default=list)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big")
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model fitted on everything, or the error.
+
+    Attributes
+    ----------
+    estimator : Pipeline or None
+    params : dict
+        Of the model's row, the config's and tuning's together.
+    """
+
+    estimator: Any
+    params: dict[str, Any] = field(default_factory=dict)
+    error: str = ""
+    is_damaged_storage: bool = False
+    tuning: dict[str, Any] | None = None
+
+
+def evaluate(rows: Rows, job: Job) -> FoldResult:
+    """Fit a job's model on its training rows and predict its test rows; never raises."""
+    with _quiet() as (log, warned):
+        try:
+            estimator = _estimator(job)
+            started = time.perf_counter()
+            _fit(estimator, rows, job)
+            fit_s = time.perf_counter() - started
+            tuning = _tuning_of(estimator, rows, job)
+            started = time.perf_counter()
+            y_pred = np.asarray(estimator.predict(rows.X[job.test]))
+            predict_s = time.perf_counter() - started
+            proba = _probabilities(estimator, rows.X[job.test], rows.n_classes)
+            _check_predictions(y_pred, proba, len(job.test), rows.n_classes)
+        except (Exception, SystemExit) as error:  # a model may fail in any way; the others must go on
+            return FoldResult(
+                job.key,
+                error=_describe(error),
+                log=f"{log.getvalue()}{traceback.format_exc()}"[-LOG_CHARACTERS:],
+                is_damaged_storage=isinstance(error, StorageError),
+            )
+        return FoldResult(
+            job.key,
+            y_pred=[int(code) for code in y_pred],
+            proba=None if proba is None else proba.tolist(),
+            fitted_on=rows_fingerprint(rows.ids, job.train),
+            fit_s=fit_s - (tuning["tuning_s"] if tuning else 0.0),
+            predict_s=predict_s,
+            log=log.getvalue()[-LOG_CHARACTERS:],
+            tuning=tuning,
+            converged=_has_converged(estimator, warned),
+        )
+
+
+def fit_everything(rows: Rows, job: Job) -> Fitted:
+    """Fit a job's model on its training rows, tuned on them where the job says so; never raises."""
+    with _quiet():
+        try:
+            estimator = _estimator(job)
+            _fit(estimator, rows, job)
+            tuning = _tuning_of(estimator, rows, job)
+        except (Exception, SystemExit) as error:  # as in `evaluate`
+            return Fitted(None, error=_describe(error), is_damaged_storage=isinstance(error, StorageError))
+        if tuning is None:
+            return Fitted(estimator, dict(job.params))
+        return Fitted(estimator.estimator_, {**job.params, **tuning["best_params"]}, tuning=tuning)
+
+
+def _estimator(job: Job) -> Any:
+    if job.tuning is None:
+        return models.build(models.get_model(job.model), job.params, random_state=job.random_state)
+    from emobench.models.tuning import TunedClassifier
+
+    return TunedClassifier(
+        job.model,
+        dict(job.params),
+        n_trials=job.tuning.n_trials,
+        inner_splits=job.tuning.inner_splits,
+        random_state=job.random_state,
+        study=job.tuning.study,
+    )
+
+
+def _fit(estimator: Any, rows: Rows, job: Job) -> None:
+    """Fit on the training rows and on nothing else; a tuned model is told who speaks in them."""
+    X, y = rows.X[job.train], rows.y[job.train]
+    if job.tuning is None:
+        estimator.fit(X, y)
+    else:
+        speakers, sexes = np.array(rows.speakers)[job.train], np.array(rows.sexes)[job.train]
+        estimator.fit(X, y, groups=speakers, strata=sexes)
+
+
+def _tuning_of(estimator: Any, rows: Rows, job: Job) -> dict[str, Any] | None:
+    if job.tuning is None:
+        return None
+    return {
+        "trials": estimator.trials_,
+        "best_params": estimator.best_params_,
+        "inner_score": estimator.best_score_,
+        "tuning_s": estimator.tuning_s_,
+        "inner_folds": fold_fingerprint(estimator.folds_, [rows.ids[row] for row in job.train]),
+        "failed": estimator.tuning_failed_,
+    }
+
+
+def _probabilities(estimator: Any, X: np.ndarray, n_classes: int) -> np.ndarray | None:
+    """Return probabilities over all declared classes; a class that was not trained on has zero."""
+    if not hasattr(estimator, "predict_proba"):
+        return None
+    proba = np.zeros((len(X), n_classes))
+    proba[:, estimator.classes_] = estimator.predict_proba(X)
+    return proba
+
+
+def _check_predictions(y_pred: np.ndarray, proba: np.ndarray | None, n_test: int, n_classes: int) -> None:
+    if y_pred.shape != (n_test,) or not np.isin(y_pred, np.arange(n_classes)).all():
+        raise ValueError(f"predict must return {n_test} codes of {n_classes} classes. Got shape {y_pred.shape}.")
+    if proba is not None and not np.isfinite(proba).all():
+        raise ValueError("predict_proba must return finite numbers. Some are NaN or infinite.")
+
+
+def _has_converged(estimator: Any, warned: set[type[Warning]]) -> bool | None:
+    from sklearn.exceptions import ConvergenceWarning
+
+    pipeline = getattr(estimator, "estimator_", estimator)
+    is_iterative = hasattr(pipeline[-1], "n_iter_")
+    return not any(issubclass(category, ConvergenceWarning) for category in warned) if is_iterative else None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[tuple[io.StringIO, set[type[Warning]]]]:
+    """Keep what a model prints and warns of out of the terminal; yields the text and the kinds of warnings."""
+    log, warned = io.StringIO(), set[type[Warning]]()
+
+    def note(message: Any, category: type[Warning], *where: Any, **_: Any) -> None:
+        warned.add(category)
+        log.write(warnings.formatwarning(message, category, *where[:2]))
+
+    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = note
+        yield log, warned
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".strip().rstrip(":")[:500]

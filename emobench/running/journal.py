@@ -1,0 +1,36 @@
+"""Finished jobs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emobench import files
+from emobench.running.evaluation import FoldResult, Job
+
+if TYPE_CHECKING:
+    pass
+
+
+def read_finished(folder: Path, jobs: Sequence[Job]) -> dict[str, FoldResult]:
+    """Return the results that an earlier run left; a damaged one counts as not finished."""
+    finished = {}
+    for key in {job.key for job in jobs}:
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            result = FoldResult.from_json(_job_path(folder, key).read_bytes())
+            if result.key == key:
+                finished[key] = result
+    return finished
+
+
+def write_finished(folder: Path, result: FoldResult) -> None:
+    """Keep a finished job; one with an error is refused, so that it is tried again."""
+    if result.error:
+        raise ValueError(f"a failed job must not be kept as a result: {result.error}")
+    files.write_bytes(_job_path(folder, result.key), result.to_json().encode())
+
+
+def _job_path(folder: Path, key: str) -> Path:
+    return folder / "jobs" / f"{key}.json"

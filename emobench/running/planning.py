@@ -1,0 +1,262 @@
+"""What a config comes to before anything is computed: its jobs, their cost, and what would stand in their way."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emobench import models
+from emobench.config.schema import LoadedConfig, RunConfig, load_config, validate_config
+from emobench.corpora.location import cache_folder, store_folder
+from emobench.errors import ConfigError, UnknownNameError, did_you_mean
+from emobench.execution.workers import WORKER_BYTES, count_workers
+from emobench.features import get_features
+from emobench.features.store import FeatureStore
+from emobench.files import storage_errors
+from emobench.prediction import latency
+from emobench.running import journal, records
+from emobench.running.datasets import Dataset, is_to_be_made, plan_dataset
+from emobench.running.evaluation import FoldResult, Job
+from emobench.running.experiment import Experiment, blank_table, unique
+
+# Measured on two cores in 2026, for estimates only.
+_EXTRACTION_S = 0.006
+_SYNTHESIS_S = 0.012
+_START_S = 5.0
+_SYNTHETIC_BYTES = 100_000  # a recording of the synthetic corpus
+_CLIP_BYTES = 200  # besides its vector
+_PREDICTION_BYTES = 200  # in the finished job and in two tables
+_STUDY_BYTES = 120_000
+_BUNDLE_BYTES = 500_000
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a config comes to: its jobs, and what they will roughly cost.
+
+    Attributes
+    ----------
+    jobs : tuple of Job
+    estimate_s : float
+        Wall-clock seconds for what is not finished, from the times of finished jobs where there are some.
+    n_workers : int
+    worker_bytes : int
+        Memory that each worker takes, roughly.
+    disk_bytes : int
+        What features, results and a generated corpus will take on the disk, roughly.
+    """
+
+    run: str
+    jobs: tuple[Job, ...]
+    finished: frozenset[str]
+    n_to_extract: int
+    estimate_s: float
+    remarks: tuple[str, ...]
+    n_workers: int = 1
+    worker_bytes: int = WORKER_BYTES
+    disk_bytes: int = 0
+
+
+def plan(
+    config: str | os.PathLike[str] | Mapping[str, Any] | LoadedConfig,
+    *,
+    output: str | os.PathLike[str] = "results",
+    n_jobs: int = -1,
+    only: Sequence[str] = (),
+) -> Plan:
+    """Return the jobs of a config and what they will cost; nothing is computed or written.
+
+    Checks what can be checked without reading audio: names, labels, folds, classes.
+    """
+    loaded = load(config)
+    check_only(loaded, only)
+    check_packages(loaded.config, only)
+    output = check_output(Path(output))
+    experiment = Experiment(loaded, remarks=list(loaded.remarks))
+    store = FeatureStore(store_folder())
+    n_to_make = n_to_extract = 0
+    for corpus in loaded.config.corpora:
+        dataset = plan_dataset(corpus, loaded)
+        check_apart(output, dataset)
+        experiment.datasets.append(dataset)
+        experiment.remarks += dataset.remarks
+        n_to_make += len(dataset.utterances) * is_to_be_made(corpus, loaded)
+        tables = {name: blank_table(dataset, name, loaded.config) for name in loaded.config.features}
+        experiment.tables |= {(dataset.name, name): table for name, table in tables.items()}
+        keys = [table.key for table in tables.values()]
+        is_made = dataset.root is not None  # else the clips are not known yet
+        n_to_extract += store.count_missing(keys, dataset.clips) if is_made else len(dataset.clips)
+    experiment.check_folds()
+    experiment.split()
+    jobs = [job for job in unique([*experiment.jobs(), *experiment.fits()]) if not only or job.entry in only]
+    folder = output / experiment.name
+    results_before = journal.read_finished(folder, jobs)
+    finished = {*results_before, *_saved_keys(folder, experiment, jobs)}
+    todo = [job for job in jobs if job.key not in finished]
+    n_workers = count_workers(n_jobs)
+    preparation_s = n_to_extract * _EXTRACTION_S + n_to_make * _SYNTHESIS_S
+    estimate_s = preparation_s / n_workers + estimate(experiment, jobs, results_before, todo, n_workers=n_workers)
+    needs = {
+        output: result_bytes(todo),
+        store.root: n_to_extract * _vector_bytes(experiment),
+        **({cache_folder(): n_to_make * _SYNTHETIC_BYTES} if n_to_make else {}),
+    }
+    if loaded.config.latency:
+        paths = records.saved_bundles(folder, experiment)
+        n_to_measure = latency.count_missing(folder, paths, loaded.config.latency) + sum(not len(j.test) for j in todo)
+        estimate_s += latency.estimate_s(loaded.config.latency, n_to_measure)
+    return Plan(
+        run=experiment.name,
+        jobs=tuple(jobs),
+        finished=frozenset(finished),
+        n_to_extract=n_to_extract,
+        estimate_s=_START_S + estimate_s if estimate_s else 0.0,
+        remarks=tuple(dict.fromkeys([*experiment.remarks, *lack_of_room(needs)])),
+        n_workers=n_workers,
+        disk_bytes=sum(needs.values()),
+    )
+
+
+def estimate(
+    experiment: Experiment,
+    jobs: Sequence[Job],
+    finished: Mapping[str, FoldResult],
+    todo: Sequence[Job],
+    *,
+    n_workers: int,
+) -> float:
+    """Estimate the wall-clock seconds of jobs from the times of finished ones of the same entry.
+
+    Where an entry has none, those of its model count, tuned or not, and else what the registry says, in proportion to a
+    short fit on this machine. The longest jobs start first, so that the last ones are short.
+    """
+    ratios: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    for job in jobs:
+        if job.key in finished and not finished[job.key].error:
+            result = finished[job.key]
+            seconds = result.fit_s + result.predict_s + (result.tuning["tuning_s"] if result.tuning else 0.0)
+            for group in ((job.corpus, job.features, job.entry), (job.model,)):
+                ratios[group].append(seconds / experiment.cost_s(job))
+    timed = [ratios.get((job.corpus, job.features, job.entry)) or ratios.get((job.model,)) for job in todo]
+    calibration = [_calibrate()] if not all(timed) else []
+    costs = [
+        experiment.cost_s(job) * float(np.median(known or calibration)) for job, known in zip(todo, timed, strict=True)
+    ]
+    return max(sum(costs) / n_workers, max(costs, default=0.0))
+
+
+def _calibrate(n_epochs: int = 3) -> float:
+    """Return this machine's seconds in proportion to the registry's, from a short fit of the network on noise."""
+    spec = models.get_model("cnn")
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((800, 40)).astype(np.float32), np.arange(800) % 5
+    started = time.perf_counter()
+    models.build(spec, {"epochs": n_epochs}, random_state=0).fit(X, y)
+    whole_fit_s = (time.perf_counter() - started) / n_epochs * models.parameters(spec)["epochs"]
+    return float(np.clip(whole_fit_s / (spec.cost / 6), 0.1, 10.0))
+
+
+def _saved_keys(folder: Path, experiment: Experiment, jobs: Sequence[Job]) -> set[str]:
+    return {job.key for job in jobs if not len(job.test) and records.has_bundle(folder, experiment, job)}
+
+
+def _vector_bytes(experiment: Experiment) -> int:
+    return sum(4 * get_features(name).n_features + _CLIP_BYTES for name in experiment.config.features)
+
+
+def result_bytes(jobs: Sequence[Job]) -> int:
+    """Return roughly what finished jobs, tables, studies and bundles will take."""
+    n_predictions = sum(len(job.test) for job in jobs)
+    n_studies = sum(job.tuning is not None for job in jobs)
+    n_bundles = sum(not len(job.test) for job in jobs)
+    return n_predictions * _PREDICTION_BYTES + n_studies * _STUDY_BYTES + n_bundles * _BUNDLE_BYTES
+
+
+def lack_of_room(needs: Mapping[Path, int]) -> list[str]:
+    """Return a remark for each disk that has less room than what the folders on it will roughly take."""
+    disks: dict[Path, int] = defaultdict(int)
+    for folder, n_bytes in needs.items():
+        place = next(path for path in (folder, *folder.parents) if path.exists())
+        disks[next(path for path in (place, *place.parents) if os.path.ismount(path))] += n_bytes
+    return [
+        f"{disk}: should have about {n_bytes / 1e6:.1f} MB free for this run. It has {free / 1e6:.1f} MB. Make room "
+        "first, or write elsewhere; a run that fills the disk ends, and is continued by the same command"
+        for disk, n_bytes in disks.items()
+        if n_bytes > (free := shutil.disk_usage(disk).free)
+    ]
+
+
+# --- what every command that reads a config checks first --------------------------------------------------------------
+
+
+def load(config: Any) -> LoadedConfig:
+    """Return a config given as a file, as plain data or as it is, or raise `ConfigError`."""
+    if isinstance(config, LoadedConfig):
+        return config
+    if isinstance(config, Mapping):
+        checked, remarks = validate_config(dict(config), "config")
+        return LoadedConfig(checked, "run", Path.cwd(), remarks)
+    return load_config(config)
+
+
+def check_only(loaded: LoadedConfig, only: Sequence[str]) -> None:
+    """Refuse an ``--only`` that names no entry of the config."""
+    entries = [entry.name for entry in Experiment(loaded).entries()]
+    for entry in only:
+        if entry not in entries:
+            raise UnknownNameError(
+                f"--only must name an entry of the config. Got {entry!r}.{did_you_mean(entry, entries)} "
+                f"Entries: {', '.join(entries)}."
+            )
+
+
+def check_packages(config: RunConfig, only: Sequence[str]) -> None:
+    """Refuse models whose packages are not installed, hours before they would be needed."""
+    for model in config.models:
+        missing = models.missing_packages(models.get_model(model.name))
+        if missing and (not only or {model.entry, f"{model.entry}-tuned"} & set(only)):
+            raise ConfigError(
+                f"Model {model.name!r} must have its packages installed. Missing: {', '.join(missing)}. "
+                "Install emobench again with `pip install emobench`, or leave the model out."
+            )
+
+
+def check_output(output: Path) -> Path:
+    """Return the output folder, resolved, or refuse one that cannot hold results."""
+    output = output.expanduser().resolve()
+    store = store_folder()
+    if output == store or store in output.parents:
+        raise ConfigError(f"--output must not be in the feature store. Got {output}. Choose another folder.")
+    if output.exists() and not output.is_dir():
+        raise ConfigError(f"--output must be a folder. {output} is a file. Choose another name.")
+    return output
+
+
+def check_writable(output: Path) -> None:
+    """Find out that results cannot be written before hours of work, not after."""
+    with storage_errors(output):
+        output.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=output):
+            pass
+
+
+def check_apart(output: Path | None, dataset: Dataset) -> None:
+    """Refuse an output folder or a store inside a corpus."""
+    if dataset.root is None:
+        return
+    root = dataset.root.resolve()
+    for what, folder in (("--output", output), ("The feature store", store_folder().resolve())):
+        if folder and (folder == root or root in folder.parents):
+            raise ConfigError(
+                f"{what} must not be inside a corpus, where it would be read as data. {folder} is in {root}. "
+                "Choose another folder."
+            )

@@ -1,0 +1,299 @@
+"""What a run leaves: finished jobs, the tidy tables, everything derived from them, and the saved models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emobench import files, metrics, models
+from emobench.bundles.bundle import Bundle, label_encoder, save_bundle, verify_bundle
+from emobench.errors import AudioError, BundleError
+from emobench.features import get_features
+from emobench.reports import derivation
+from emobench.results import environment, run, tables
+from emobench.running.evaluation import Fitted, FoldResult, Job
+from emobench.running.experiment import Experiment, plain
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What a bundle says of how good it is, of the columns of the leaderboard.
+BUNDLE_SCORES = ("protocol", "waives", "uar", "uar_low", "uar_high", "war", "macro_f1", "worst_speaker_uar")
+
+
+def write_tables(
+    experiment: Experiment,
+    folder: Path,
+    jobs: Sequence[Job],
+    finished: Mapping[str, FoldResult],
+    *,
+    is_changed: bool = True,
+) -> pd.DataFrame:
+    """Write the tidy tables, everything derived from them and ``run.json``; return the leaderboard.
+
+    Where no job is new (`is_changed` is false), the run that is recorded is this one and its files are whole, what is
+    there is left alone.
+    """
+    import pandas as pd
+
+    run_json = _run_json(experiment, jobs, finished)
+    if is_changed or not _is_recorded(folder, run_json):
+        done = [job for job in jobs if job.key in finished]
+        scores = pd.DataFrame(_score_rows(experiment, done, finished), columns=list(tables.SCORES))
+        predictions = pd.DataFrame(_prediction_rows(experiment, done, finished))
+        if predictions.empty:
+            predictions = pd.DataFrame(columns=list(tables.PREDICTIONS))
+        tables.write_table(folder / "scores", scores, tables.SCORES)
+        tables.write_table(folder / "predictions", predictions, tables.PREDICTIONS)
+        tables.write_csv(folder / "folds.csv", pd.DataFrame(_fold_rows(experiment), columns=list(tables.FOLDS)))
+        if experiment.config.tuning:
+            trials = pd.DataFrame(_trial_rows(experiment, done, finished), columns=list(tables.TRIALS))
+            tables.write_csv(folder / "trials.csv", trials)
+        write_excluded(folder / "excluded.csv", {dataset.name: dataset.excluded for dataset in experiment.datasets})
+        write_logs(folder, done, finished)
+        derivation.write_derived(folder, run_json)
+        files.write_json(folder / "run.json", run_json)  # last: what it stands beside is complete
+    return tables.read_leaderboard(folder / "leaderboard.csv")
+
+
+def _is_recorded(folder: Path, run_json: Mapping[str, Any]) -> bool:
+    """Return whether a run's folder holds all its files, whole and written for just this run."""
+    try:
+        recorded = json.loads((folder / "run.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return recorded == run_json and derivation.is_current(folder)
+
+
+def write_logs(folder: Path, jobs: Sequence[Job], finished: Mapping[str, FoldResult]) -> None:
+    """Write what each failed job printed and where it failed to ``logs/``; remove the logs of earlier failures."""
+    logs = {}
+    for job in jobs:
+        if is_failed(finished, job):
+            name = f"{job.corpus}+{job.features}+{job.protocol}+{job.entry}+repeat{job.repeat}+fold{job.fold}.txt"
+            logs[folder / "logs" / name] = f"{job.title}\n{finished[job.key].error}\n\n{finished[job.key].log}"
+    for path, text in logs.items():
+        files.write_bytes(path, text.encode(errors="backslashreplace"))
+    for path in set((folder / "logs").glob("*.txt")) - logs.keys():
+        with files.storage_errors(path):
+            path.unlink()
+
+
+def _score_rows(
+    experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str, FoldResult]
+) -> Iterator[dict[str, Any]]:
+    run = experiment.name
+    for job in jobs:
+        result, table = finished[job.key], experiment.tables[job.corpus, job.features]
+        tuning = result.tuning
+        for metric in experiment.config.metrics:
+            value, reason = float("nan"), result.error
+            if not result.error:
+                proba = None if result.proba is None else np.array(result.proba)
+                y_true, y_pred = table.y[job.test], np.array(result.y_pred)
+                value, reason = metrics.score(metric, y_true, y_pred, len(table.classes), proba)
+            yield {
+                **_where(run, job),
+                "waives": "+".join(job.waives),
+                "metric": metric,
+                "value": value,
+                "n_test": len(job.test),
+                "fit_s": result.fit_s,
+                "predict_s": result.predict_s,
+                "error": reason,
+                "n_trials": len(tuning["trials"]) if tuning else 0,
+                "tuning_s": tuning["tuning_s"] if tuning else float("nan"),
+                "inner_score": tuning["inner_score"] if tuning else float("nan"),
+                "converged": result.converged,
+            }
+
+
+def _prediction_rows(
+    experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str, FoldResult]
+) -> Iterator[dict[str, Any]]:
+    classes = sorted({label for dataset in experiment.datasets for label in dataset.classes})
+    run = experiment.name
+    for job in jobs:
+        result, table = finished[job.key], experiment.tables[job.corpus, job.features]
+        if result.error:
+            continue
+        y_pred = label_encoder(table.classes).inverse_transform(np.array(result.y_pred))
+        for position, row in enumerate(job.test):
+            utterance = table.utterances[row]
+            proba = dict.fromkeys(classes, float("nan"))
+            if result.proba is not None:
+                proba.update(zip(table.classes, result.proba[position], strict=True))
+            yield {
+                **_where(run, job),
+                "utterance": utterance.id,
+                "speaker": utterance.speaker,
+                "sex": utterance.sex,
+                "statement": utterance.statement,
+                "intensity": utterance.intensity,
+                "repetition": utterance.repetition,
+                "y_true": utterance.emotion,
+                "y_pred": str(y_pred[position]),
+                **{f"p_{label}": value for label, value in proba.items()},
+            }
+
+
+def _trial_rows(
+    experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str, FoldResult]
+) -> Iterator[dict[str, Any]]:
+    run = experiment.name
+    for job in jobs:
+        for trial in (finished[job.key].tuning or {}).get("trials", ()):
+            yield {
+                **_where(run, job),
+                **{name: trial[name] for name in ("trial", "state", "value", "n_folds", "error")},
+                "params": json.dumps(trial["params"], sort_keys=True),
+                "duration_s": trial["seconds"],
+            }
+
+
+def _where(run: str, job: Job) -> dict[str, Any]:
+    return {
+        "run": run,
+        "corpus": job.corpus,
+        "features": job.features,
+        "entry": job.entry,
+        "protocol": job.protocol,
+        "repeat": job.repeat,
+        "fold": job.fold,
+    }
+
+
+def _fold_rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
+    for (corpus, protocol), folds in experiment.folds.items():
+        ids = experiment.labels(corpus).ids
+        for repeat in range(experiment.config.repeats):
+            for fold in folds:
+                for row in fold.test:
+                    yield {
+                        "corpus": corpus,
+                        "protocol": protocol,
+                        "utterance": ids[row],
+                        "repeat": repeat,
+                        "fold": fold.index,
+                    }
+
+
+def write_excluded(path: Path, faults: Mapping[str, Sequence[AudioError]]) -> None:
+    import pandas as pd
+
+    rows = [(corpus, fault.path, fault.reason) for corpus, group in faults.items() for fault in sorted(group, key=str)]
+    tables.write_csv(path, pd.DataFrame(rows, columns=list(tables.EXCLUDED)))
+
+
+def _run_json(experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str, FoldResult]) -> dict[str, Any]:
+    return {
+        "schema_version": run.RUN_SCHEMA,
+        "run": experiment.name,
+        "config": experiment.portable_config(),
+        "corpora": {
+            dataset.name: {
+                "asked_for": corpus.label,
+                "fingerprint": dataset.fingerprint,
+                "classes": list(dataset.classes),
+                "n_utterances": len(dataset.utterances),
+                "n_speakers": dataset.n_speakers,
+                "n_excluded": len(dataset.excluded),
+                "n_missing": dataset.n_missing,
+                "identical_audio": [list(pair) for pair in experiment.duplicates[dataset.name]],
+            }
+            for corpus, dataset in zip(experiment.config.corpora, experiment.datasets, strict=True)
+        },
+        "features": {
+            name: {"specification": get_features(name).specification(), "key": _key_of(experiment, name)}
+            for name in experiment.config.features
+        },
+        "entries": {entry.name: entry.describe() for entry in experiment.entries()},
+        "metrics": {name: metrics.get_metric(name).version for name in experiment.config.metrics},
+        "jobs": {
+            "total": len(jobs),
+            "finished": sum(job.key in finished and not finished[job.key].error for job in jobs),
+            "failed": sum(is_failed(finished, job) for job in jobs),
+        },
+        "leakage_certificates": experiment.certificates,
+        "environment": environment.environment(),
+    }
+
+
+def _key_of(experiment: Experiment, features: str) -> str:
+    return next(table.key for (_, name), table in experiment.tables.items() if name == features)
+
+
+def is_failed(finished: Mapping[str, FoldResult], job: Job) -> bool:
+    return job.key in finished and bool(finished[job.key].error)
+
+
+def bundle_path(folder: Path, experiment: Experiment, job: Job) -> Path:
+    """Return where an entry's bundle is: ``models/<entry>``, named with corpus and features where there are several."""
+    is_only_table = len(experiment.tables) == 1
+    return folder / "models" / (job.entry if is_only_table else f"{job.entry}@{job.corpus}+{job.features}")
+
+
+def has_bundle(folder: Path, experiment: Experiment, job: Job) -> bool:
+    """Return whether the bundle of a job is there, whole, and made by this very job."""
+    path = bundle_path(folder, experiment, job)
+    if not path.exists():
+        return False
+    try:
+        return verify_bundle(path)["trained_on"].get("key") == job.key
+    except BundleError:
+        return False
+
+
+def saved_bundles(folder: Path, experiment: Experiment) -> list[Path]:
+    """Return the bundles of a run's entries that are there."""
+    return [bundle_path(folder, experiment, job) for job in experiment.fits() if has_bundle(folder, experiment, job)]
+
+
+def save_bundles(
+    experiment: Experiment, folder: Path, fitted: Sequence[tuple[Job, Fitted]], board: pd.DataFrame
+) -> list[str]:
+    """Save what was fitted on everything; return the failures."""
+    failures = []
+    for job, result in sorted(fitted, key=lambda item: item[0].title):
+        if result.error:
+            failures.append(f"{job.title}: {result.error}")
+            continue
+        table = experiment.tables[job.corpus, job.features]
+        dataset = experiment.dataset(job.corpus)
+        rows = board[
+            (board["corpus"] == job.corpus) & (board["features"] == job.features) & (board["entry"] == job.entry)
+        ]
+        save_bundle(
+            bundle_path(folder, experiment, job),
+            Bundle(
+                estimator=result.estimator,
+                classes=table.classes,
+                entry=job.entry,
+                model=job.model,
+                params=plain(result.params),
+                model_version=models.get_model(job.model).version,
+                features=table.spec.specification(),
+                sr=table.spec.sr,
+                trained_on={
+                    "corpus": dataset.name,
+                    "fingerprint": dataset.fingerprint,
+                    "n_utterances": len(dataset.utterances),
+                    "n_speakers": dataset.n_speakers,
+                    "mono": experiment.config.audio.mono,
+                    "run": experiment.name,
+                    "key": job.key,
+                },
+                scores=[{name: _score_of(row[name]) for name in BUNDLE_SCORES} for _, row in rows.iterrows()],
+                versions=environment.versions(),
+            ),
+        )
+    return failures
+
+
+def _score_of(value: Any) -> Any:
+    """Return a cell of the leaderboard as JSON has it: None for what is not there."""
+    return value if isinstance(value, str) else None if value is None or np.isnan(value) else float(value)

@@ -1,0 +1,144 @@
+"""Check a corpus on this machine: every name, and every recording from its first byte to its last."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emobench.audio import AudioPolicy
+from emobench.audio.decoding import read_audio
+from emobench.config.schema import CorpusConfig, LoadedConfig, validate_config
+from emobench.corpora import Scan, Utterance, get_corpus
+from emobench.corpora.location import locate
+from emobench.errors import AudioError, ConfigError, CorpusError
+from emobench.execution.workers import Crash, Pool, count_workers
+from emobench.reporter import Reporter
+from emobench.running.datasets import scan_corpus, synthetic_folder
+
+CLIPS_A_TASK = 32
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a corpus holds.
+
+    Attributes
+    ----------
+    faults : tuple of AudioError
+        Recordings that cannot be used.
+    warnings : tuple of str
+        Recordings that can, with a remark.
+    identical : tuple of tuple of str
+        Groups of utterances with the same audio.
+    """
+
+    name: str
+    root: Path
+    scan: Scan
+    duration_s: float
+    faults: tuple[AudioError, ...] = ()
+    warnings: tuple[str, ...] = ()
+    identical: tuple[tuple[str, ...], ...] = field(default=())
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        return self.scan.missing
+
+    def summary(self, *, short: bool = False) -> dict[str, Any]:
+        """Return the figures for people, or with every list for machines."""
+        emotions = Counter(utterance.emotion for utterance in self.scan.utterances)
+        figures = {
+            "corpus": self.name,
+            "folder": str(self.root),
+            "recordings": len(self.scan.utterances),
+            "speakers": len({utterance.speaker for utterance in self.scan.utterances}),
+            "emotions": dict(sorted(emotions.items())),
+            "hours": round(self.duration_s / 3600, 3),
+            "missing": list(self.missing),
+            "bad": [str(fault) for fault in self.faults],
+            "warnings": list(self.warnings),
+            "identical_audio": [list(group) for group in self.identical],
+            "ignored_files": list(self.scan.ignored),
+        }
+        if not short:
+            return figures
+        counts = {
+            key: len(figures[key])
+            for key in ("missing", "bad", "warnings", "ignored_files")
+            if isinstance(figures[key], list)
+        }
+        shown = {
+            "emotions": ", ".join(f"{emotion} {count}" for emotion, count in sorted(emotions.items())),
+            "identical_audio": "; ".join(" = ".join(group) for group in self.identical) or "none",
+        }
+        return {**figures, **counts, **shown}
+
+
+def verify(
+    name: str, *, root: Path | None = None, path: Path | None = None, reporter: Reporter | None = None
+) -> Verification:
+    """Scan a corpus and decode every recording.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such corpus, or a manifest has no CSV.
+    CorpusError
+        If it is not on this machine, or names or labels are wrong.
+    """
+    reporter = reporter or Reporter()
+    n_workers = count_workers(-1)
+    found = scan_corpus(*_corpus(name, root, path), n_jobs=n_workers, reporter=reporter)
+    utterances = found.scan.utterances
+    batches = [utterances[start : start + CLIPS_A_TASK] for start in range(0, len(utterances), CLIPS_A_TASK)]
+    duration_s, faults, warnings = 0.0, [], []
+    same: dict[str, list[str]] = {}
+    with Pool(n_workers) as pool, reporter.track("decode", len(utterances)) as advance:
+        n_done = 0
+        for position, outcome in pool.run(_decode_batch, [(found.root, batch) for batch in batches]):
+            batch = batches[position]
+            n_done += len(batch)
+            advance(n_done)
+            if isinstance(outcome, Crash):
+                outcome = [AudioError(found.root / utterance.path, outcome.reason) for utterance in batch]
+            for utterance, result in zip(batch, outcome, strict=True):
+                if isinstance(result, AudioError):
+                    faults.append(result)
+                    continue
+                content, seconds, remarks = result
+                duration_s += seconds
+                same.setdefault(content, []).append(utterance.id)
+                warnings += [f"{found.root / utterance.path}: {remark}" for remark in remarks]
+    identical = tuple(sorted(tuple(sorted(group)) for group in same.values() if len(group) > 1))
+    ordered = tuple(sorted(faults, key=str))
+    return Verification(found.name, found.root, found.scan, duration_s, ordered, tuple(sorted(warnings)), identical)
+
+
+def _corpus(name: str, root: Path | None, path: Path | None) -> tuple[CorpusConfig, LoadedConfig]:
+    """Return the config of a corpus that is on this machine, or refuse one that would have to be made."""
+    get_corpus(name)
+    if name == "manifest" and path is None:
+        raise ConfigError("A manifest must have --path, the CSV of its recordings. It is absent. Add it.")
+    if name == "synthetic" and root is None and not locate(name) and not synthetic_folder().is_dir():
+        raise CorpusError("The synthetic corpus must be made before it is verified. Run `emobench data make`.")
+    given = {"root": root and str(root), "path": path and str(path)}
+    corpus = {"name": name, **{key: value for key, value in given.items() if value is not None}}
+    config, _ = validate_config({"corpora": [corpus], "models": ["dummy"]}, "data verify")
+    return config.corpora[0], LoadedConfig(config, "verify", Path.cwd())
+
+
+def _decode_batch(root: Path, utterances: tuple[Utterance, ...]) -> list[Any]:
+    """Decode recordings in a worker: (content hash, seconds, remarks) each, or the `AudioError`."""
+    return [_decode_one(root / utterance.path) for utterance in utterances]
+
+
+def _decode_one(path: Path) -> tuple[str, float, tuple[str, ...]] | AudioError:
+    try:
+        audio = read_audio(path, AudioPolicy())
+    except AudioError as error:
+        return error
+    except OSError as error:
+        return AudioError(path, f"must be readable. The system says: {error.strerror}. Check the disk.")
+    return audio.content, audio.duration_s, audio.warnings

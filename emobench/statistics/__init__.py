@@ -1,0 +1,1 @@
+"""Uncertainty over speakers: intervals, differences, rank groups."""
