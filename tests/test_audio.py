@@ -319,7 +319,7 @@ def test_duration_bounds_are_those_of_the_policy():
 
 
 def test_header_that_promises_more_than_memory_is_refused(monkeypatch):
-    monkeypatch.setattr(module, "MOST_SAMPLES", SR - 1)
+    monkeypatch.setattr("emobench.audio.damage.MOST_SAMPLES", SR - 1)
     with pytest.raises(AudioError, match="must decode to at most 22049 samples over all channels"):
         decode(WAV)
 
@@ -475,7 +475,7 @@ def test_any_name_is_read_and_named(name, tmp_path):
 SPARSE = """
 import resource, sys
 resource.setrlimit(resource.RLIMIT_AS, (2 * 2**30, 2 * 2**30))
-from emobench.audio import read_audio
+from emobench.audio.decoding import read_audio
 from emobench.errors import AudioError
 try:
     read_audio(sys.argv[1])

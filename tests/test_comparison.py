@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import emobench
-from emobench import files
 from emobench.cli.main import main
 from emobench.comparison.verdicts import (
     BETTER,
@@ -31,11 +30,11 @@ from emobench.comparison.verdicts import (
     unpaired_difference,
 )
 from emobench.errors import ConfigError, DataError
-from emobench.results import run, tables
-from emobench.results.run import Results
-from emobench.results.tables import LEADERBOARD, PREDICTIONS
-from emobench.statistics import intervals
-from emobench.statistics.intervals import Difference
+from emobench.files import write_json
+from emobench.results.run import RUN_SCHEMA, Results
+from emobench.results.tables import LEADERBOARD, PREDICTIONS, write_csv, write_table
+from emobench.statistics import counts, intervals
+from emobench.statistics.differences import Difference
 
 CLASSES = ("angry", "happy", "sad")
 BOARD = {"corpus": "tiny", "features": "mfcc40", "protocol": "group-kfold"}
@@ -65,9 +64,9 @@ def results_of(*parts, name="r", latency=None):
     predictions = pd.concat(parts, ignore_index=True)
     rows = []
     for key, part in predictions.groupby([*BOARD, "entry"], sort=False):
-        counts = intervals.count_entries(part, CLASSES)[key[-1]]
-        interval = intervals.interval(counts, n_resamples=199)
-        figures = {"uar": round(intervals.score(counts), 6), "uar_low": interval.low, "uar_high": interval.high}
+        of_entry = counts.count_entries(part, CLASSES)[key[-1]]
+        interval = intervals.interval(of_entry, n_resamples=199)
+        figures = {"uar": round(counts.score(of_entry), 6), "uar_low": interval.low, "uar_high": interval.high}
         sizes = {"n_utterances": part["utterance"].nunique(), "n_speakers": part["speaker"].nunique(), "n_failed": 0}
         timing = {"latency_p50_ms": latency, "fit_s": 1.0}
         fixed = {"model": key[-1], "folds": "f0", "feature_spec": "mfcc40 v1"}
@@ -554,9 +553,9 @@ def folders(tmp_path, svm):
     made = {"base": (svm, mlp), "same": (svm, mlp), "poorer": (worsened(svm, 30), mlp)}
     for name, parts in made.items():
         run = results_of(*parts, name=name)
-        files.write_json(tmp_path / name / "run.json", run.run)
-        tables.write_csv(tmp_path / name / "leaderboard.csv", run.leaderboard)
-        tables.write_table(tmp_path / name / "predictions", run.predictions, PREDICTIONS)
+        write_json(tmp_path / name / "run.json", run.run)
+        write_csv(tmp_path / name / "leaderboard.csv", run.leaderboard)
+        write_table(tmp_path / name / "predictions", run.predictions, PREDICTIONS)
     return tmp_path
 
 
@@ -636,7 +635,7 @@ def test_command_refuses_wrong_options(folders, command, arguments, message):
 
 def test_x34_a_newer_schema_is_refused(folders, command):
     path = folders / "same" / "run.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": run.RUN_SCHEMA + 1}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "schema_version": RUN_SCHEMA + 1}))
     code, _, err = command(folders / "base", folders / "same")
     assert code == 2
     assert "a newer emobench wrote it" in err

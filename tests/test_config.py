@@ -12,8 +12,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
-from emobench.config import schema as config_module
-from emobench.config.schema import LoadedConfig, load_config, parse_config, validate_config
+from emobench.config import yaml
+from emobench.config.yaml import LoadedConfig, load_config, parse_config, validate_config
 from emobench.corpora import CORPORA
 from emobench.errors import ConfigError
 from emobench.features import FEATURES
@@ -438,7 +438,7 @@ def test_load_config_of_what_is_no_config_file_names_the_path(kind, tmp_path):
     elif kind == "loop":
         path.symlink_to(path)
     elif kind == "large":
-        path.write_text("#" * (config_module.MAX_BYTES + 1))
+        path.write_text("#" * (yaml.MAX_BYTES + 1))
     elif kind == "nul":
         path = tmp_path / "c\0.yaml"
     elif kind == "long":

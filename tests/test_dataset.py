@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from emobench.config.schema import LoadedConfig, RunConfig
-from emobench.corpora import synthetic
+from emobench.config.schema import RunConfig
+from emobench.config.yaml import LoadedConfig
 from emobench.corpora.location import cache_folder, cached_corpus, locate, store_folder
+from emobench.corpora.synthetic.design import Design
 from emobench.errors import ConfigError, CorpusError
 from emobench.reporter import Reporter
 from emobench.running.datasets import is_to_be_made, make_synthetic, open_dataset, plan_dataset, synthetic_folder
@@ -87,8 +88,8 @@ def test_plan_of_a_corpus_to_be_made_makes_nothing(tmp_path, isolated, name):
 
 
 def test_stand_in_is_announced_and_every_row_says_synthetic(tmp_path, monkeypatch):
-    design = synthetic.Design(n_speakers=2, n_repetitions=1)
-    monkeypatch.setattr(synthetic, "Design", lambda **_: design)
+    design = Design(n_speakers=2, n_repetitions=1)
+    monkeypatch.setattr("emobench.running.datasets.Design", lambda **_: design)
     corpus, config = loaded(tmp_path, name="ravdess", when_missing="synthetic")
     dataset = open_dataset(corpus, config, n_jobs=1, reporter=Reporter())
     assert dataset.name == "synthetic"

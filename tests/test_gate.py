@@ -29,7 +29,7 @@ import numpy as np
 import pytest
 
 from emobench.comparison.verdicts import compare
-from emobench.config.schema import load_config
+from emobench.config.yaml import load_config
 from emobench.results.run import Results, load_results
 
 ROOT = Path(__file__).parents[1]

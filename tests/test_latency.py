@@ -13,7 +13,8 @@ from pytest_benchmark.stats import Stats
 from emobench import models
 from emobench.bundles.bundle import Bundle, save_bundle
 from emobench.cli.main import main
-from emobench.config.schema import LatencyConfig, validate_config
+from emobench.config.schema import LatencyConfig
+from emobench.config.yaml import validate_config
 from emobench.errors import AudioError, BundleError, ConfigError
 from emobench.features import get_features
 from emobench.prediction import latency, probe

@@ -8,7 +8,7 @@ import pytest
 from typer.main import get_command
 
 from emobench.cli.main import app
-from emobench.config.schema import validate_config
+from emobench.config.yaml import validate_config
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 import emobench
 from emobench import models
-from emobench.config.schema import load_config
+from emobench.config.yaml import load_config
 from emobench.errors import ConfigError, CorpusError, DataError, HeldError, SplitError, StorageError
 from emobench.models import ModelSpec
 from emobench.results.tables import LEADERBOARD

@@ -12,8 +12,11 @@ from scipy import stats
 
 from emobench import metrics
 from emobench.errors import ConfigError, DataError
-from emobench.statistics import intervals
-from emobench.statistics.intervals import Counts, count, describe, difference, holm, interval, pairs, rank_groups, score
+from emobench.statistics import counts, description, differences, intervals
+from emobench.statistics.counts import Counts, count, score
+from emobench.statistics.description import describe
+from emobench.statistics.differences import difference, holm, pairs, rank_groups
+from emobench.statistics.intervals import interval
 
 CLASSES = ("angry", "calm", "fearful", "happy", "sad")
 K = len(CLASSES)
@@ -117,7 +120,7 @@ def test_score_of_a_resample_is_the_metric_of_its_pooled_rows(metric):
     rows = corpus(n_repeats=3)
     weights = np.random.default_rng(1).multinomial(8, np.full(8, 1 / 8), 40)
     expected = [naive(rows, metric, row) for row in weights]
-    assert intervals.score_resamples(counted(rows), metric, weights) == pytest.approx(expected, abs=1e-12)
+    assert counts.score_resamples(counted(rows), metric, weights) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -138,7 +141,7 @@ def test_score_of_a_resample_without_a_class_is_nan_as_the_metric_is(metric):
         np.zeros(10, int),
     )
     weights = np.array([[1, 1], [0, 2], [2, 0]])
-    found = intervals.score_resamples(counted(rows), metric, weights)
+    found = counts.score_resamples(counted(rows), metric, weights)
     assert found == pytest.approx([naive(rows, metric, row) for row in weights], nan_ok=True)
     assert np.isnan(found).tolist() == [False, True, False]
 
@@ -149,7 +152,7 @@ def test_score_of_a_resample_is_the_metric_of_probabilities_of_its_rows(metric, 
     rows = answers(n_repeats=2, n_folds=n_folds)
     weights = np.random.default_rng(1).multinomial(8, np.full(8, 1 / 8), 6)
     expected = [naive_of_probabilities(rows, metric, row) for row in weights]
-    assert intervals.score_resamples(counted_answers(rows), metric, weights) == pytest.approx(expected, abs=1e-12)
+    assert counts.score_resamples(counted_answers(rows), metric, weights) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("metric", NEEDY)
@@ -168,7 +171,7 @@ def test_folds_that_share_speakers_are_scored_apart():
     rows = (y_true, proba, speakers, repeats, folds)
     weights = np.random.default_rng(1).multinomial(8, np.full(8, 1 / 8), 10)
     expected = [naive_of_probabilities(rows, "auroc", row) for row in weights]
-    assert intervals.score_resamples(counted_answers(rows), "auroc", weights) == pytest.approx(expected, abs=1e-12)
+    assert counts.score_resamples(counted_answers(rows), "auroc", weights) == pytest.approx(expected, abs=1e-12)
 
 
 def test_recall_of_a_class_is_that_of_the_metric():
@@ -345,7 +348,7 @@ def test_interval_of_the_recall_of_a_class_needs_speakers_of_that_class_alone():
     assert "4 speakers of each class, one class has 3" in interval(counts, "recall_sad", n_resamples=999).reason
     kept &= (y_true != 1) | np.isin(speakers, ["s00", "s01", "s02", "s03", "s04"])
     counts = count(y_true[kept], y_pred[kept], speakers[kept], K, classes=CLASSES)
-    assert np.isnan(intervals.score_resamples(counts, "recall_calm", intervals._resamples(24, 999, 0))).any()
+    assert np.isnan(counts.score_resamples(counts, "recall_calm", intervals._resamples(24, 999, 0))).any()
     assert interval(counts, "recall_calm", n_resamples=999).reason == ""
     heard = y_true != 4
     counts = count(y_true[heard], y_pred[heard], speakers[heard], K, classes=CLASSES)
@@ -359,7 +362,7 @@ def test_interval_of_ece_and_auroc_is_of_resamples_centred_on_them():
     y_true = (proba.cumsum(axis=1) > rng.random((960, 1))).argmax(axis=1)
     speakers = np.repeat(np.arange(24), 40)
     counts = count(y_true, proba.argmax(axis=1), speakers, K, proba=proba, folds=speakers % 6)
-    resamples = intervals.score_resamples(counts, "ece", intervals._resamples(24, 1999, 0))
+    resamples = counts.score_resamples(counts, "ece", intervals._resamples(24, 1999, 0))
     assert np.mean(resamples > score(counts, "ece")) > 0.8
     for metric in ("ece", "auroc"):
         found = interval(counts, metric)
@@ -431,7 +434,7 @@ def test_difference_of_auroc_has_an_interval_and_no_p_value():
     assert 0 < found.low < found.value < found.high
     assert math.isnan(found.p_value)
     assert "no swap test" in found.reason
-    assert difference(a, a, "auroc") == intervals.Difference(0.0, 0.0, 0.0, 1.0)
+    assert difference(a, a, "auroc") == differences.Difference(0.0, 0.0, 0.0, 1.0)
 
 
 def test_difference_to_a_model_without_probabilities_is_nan_with_a_reason():
@@ -474,7 +477,7 @@ def test_difference_interval_is_of_the_paired_resamples():
 @pytest.mark.parametrize("n_speakers", [1, 24])
 def test_difference_of_equal_predictions_is_nothing_for_certain(n_speakers):
     counts = counted(corpus(n_speakers))
-    assert difference(counts, counted(corpus(n_speakers))) == intervals.Difference(0.0, 0.0, 0.0, 1.0)
+    assert difference(counts, counted(corpus(n_speakers))) == differences.Difference(0.0, 0.0, 0.0, 1.0)
 
 
 def test_difference_of_equal_scores_of_other_predictions_is_not_certain():
@@ -629,9 +632,9 @@ def tidy(n_entries=3, *, n_repeats=2, n_speakers=24, n_clips=40, corpus_name="sy
 def test_describe_gives_every_board_its_intervals_groups_and_pairs():
     frame = pd.concat([tidy(), tidy(2, corpus_name="other", n_speakers=4)], ignore_index=True)
     found = describe(frame, {"synthetic": CLASSES, "other": CLASSES}, n_resamples=999)
-    assert list(found.intervals.columns) == list(intervals.INTERVALS)
-    assert list(found.pairs.columns) == list(intervals.PAIRS)
-    assert list(found.groups.columns) == list(intervals.GROUPS)
+    assert list(found.intervals.columns) == list(description.INTERVALS)
+    assert list(found.pairs.columns) == list(differences.PAIRS)
+    assert list(found.groups.columns) == list(description.GROUPS)
     assert found.intervals.groupby("corpus", sort=False).size().to_dict() == {"synthetic": 3 * 12, "other": 2 * 12}
     assert found.pairs.groupby("corpus", sort=False).size().to_dict() == {"synthetic": 3, "other": 1}
     assert found.groups["rank_group"].tolist() == [1, 2, 3, 1, 1]  # four speakers tell nothing apart
@@ -694,7 +697,7 @@ def test_describe_of_one_entry_and_of_none():
     assert found.pairs.empty
     nothing = describe(tidy(1).head(0), {})
     assert nothing.intervals.empty
-    assert list(nothing.pairs.columns) == list(intervals.PAIRS)
+    assert list(nothing.pairs.columns) == list(differences.PAIRS)
 
 
 def test_describe_refuses_a_label_that_is_not_declared():

@@ -17,9 +17,10 @@ import pytest
 from crash_matrix import NO_STRACE, Bench, can_trace, forks, settled
 from filelock import FileLock
 
-from emobench.corpora import Archive, CorpusSpec, synthetic
+from emobench.corpora import Archive, CorpusSpec
 from emobench.corpora.fetch import fetch
-from emobench.corpora.synthetic import Design
+from emobench.corpora.synthetic.design import Design
+from emobench.corpora.synthetic.writing import scan, write
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -331,26 +332,26 @@ def test_killed_making_of_a_corpus_leaves_nothing_after_the_next(tmp_path, call)
     shutil.rmtree(folder, ignore_errors=True)
     assert make_corpus(folder).code == 0
     assert os.listdir(folder.parent) == ["synthetic"]
-    assert len(synthetic.scan(folder).utterances) == 40
+    assert len(scan(folder).utterances) == 40
 
 
 def test_folder_in_which_a_living_process_makes_a_corpus_is_left_alone(tmp_path):
     staging = tmp_path / ".synthetic.making-0123abcd"
     staging.mkdir()
     with FileLock(f"{staging}.lock"):
-        synthetic.write(tmp_path / "synthetic", SMALL)
+        write(tmp_path / "synthetic", SMALL)
         assert staging.is_dir()
     shutil.rmtree(tmp_path / "synthetic")
-    synthetic.write(tmp_path / "synthetic", SMALL)
+    write(tmp_path / "synthetic", SMALL)
     assert os.listdir(tmp_path) == ["synthetic"]
 
 
 def test_fetch_that_was_killed_after_all_was_done_is_tidied_up(tmp_path):
-    synthetic.write(tmp_path / "tiny", SMALL)
+    write(tmp_path / "tiny", SMALL)
     (tmp_path / "tiny.fetch/unpack-x").mkdir(parents=True)
     (tmp_path / "tiny.fetch/a.zip").write_bytes(b"a whole archive")
     archive = Archive("a.zip", "https://example.invalid/a.zip", 15, "md5:0")
-    spec = CorpusSpec("tiny", "", "emobench.corpora.synthetic:scan", n_utterances=40, archives=(archive,))
+    spec = CorpusSpec("tiny", "", "emobench.corpora.synthetic.writing:scan", n_utterances=40, archives=(archive,))
     assert fetch(spec, tmp_path / "tiny", keep_archive=True) == tmp_path / "tiny"
     assert (tmp_path / "tiny.fetch/a.zip").exists()
     fetch(spec, tmp_path / "tiny")

@@ -8,14 +8,18 @@ import signal as signals
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import scipy.signal
 import soundfile
 
-from emobench.corpora import CORPORA, synthetic
-from emobench.corpora.synthetic import Design, plan, scan, speaker_voice, synthesise, write
+from emobench.corpora import CORPORA
+from emobench.corpora.synthetic.design import GENERATOR_VERSION, SAMPLE_RATE_HZ, Design, Expression, plan
+from emobench.corpora.synthetic.speech import HOP, _frames, _overlap_add, _resonances, move, synthesise
+from emobench.corpora.synthetic.voices import express, seeded, speaker_voice
+from emobench.corpora.synthetic.writing import scan, write
 from emobench.errors import ConfigError, CorpusError, StorageError
 
 SMALL = Design(n_speakers=2, n_repetitions=1, emotions=("angry", "calm"))
@@ -35,7 +39,7 @@ def clips_of(emotion, *, n_speakers=12):
     return [synthesise(f"{number:02d}", emotion, "1", "strong", "1") for number in range(1, n_speakers + 1)]
 
 
-def measure_f0_hz(signal, sr=synthetic.SAMPLE_RATE_HZ, frame_s=0.04):
+def measure_f0_hz(signal, sr=SAMPLE_RATE_HZ, frame_s=0.04):
     """Return the median F0 of the loud frames: the first high peak of the autocorrelation."""
     length = int(frame_s * sr)
     frames = np.lib.stride_tricks.sliding_window_view(signal, length)[:: length // 2]
@@ -126,7 +130,7 @@ def test_fingerprint_ignores_the_order_of_emotions():
 
 def test_fingerprint_depends_on_the_generator(monkeypatch):
     before = Design().fingerprint()
-    monkeypatch.setattr(synthetic, "GENERATOR_VERSION", synthetic.GENERATOR_VERSION + 1)
+    monkeypatch.setattr("emobench.corpora.synthetic.design.GENERATOR_VERSION", GENERATOR_VERSION + 1)
     assert Design().fingerprint() != before
 
 
@@ -156,28 +160,28 @@ def test_clips_are_finite_unclipped_and_of_a_sentence_length():
             assert clip.dtype == np.float32
             assert np.isfinite(clip).all()
             assert 0.003 < np.abs(clip).max() < 0.96
-            assert 1.2 < len(clip) / synthetic.SAMPLE_RATE_HZ < 3.5
+            assert 1.2 < len(clip) / SAMPLE_RATE_HZ < 3.5
 
 
 def test_clips_begin_and_end_with_the_room():
     for clip in clips_of("happy", n_speakers=4):
-        edge = int(0.05 * synthetic.SAMPLE_RATE_HZ)
+        edge = int(0.05 * SAMPLE_RATE_HZ)
         assert 0 < np.abs(clip[:edge]).max() < 0.05 * np.abs(clip).max()
         assert 0 < np.abs(clip[-edge:]).max() < 0.05 * np.abs(clip).max()
 
 
 def test_frames_overlap_to_the_signal():
-    noise = np.random.default_rng(0).standard_normal(20 * synthetic.HOP, dtype=np.float32)
-    again = synthetic._overlap_add(synthetic._frames(noise))
-    assert np.allclose(again[synthetic.HOP :], noise[synthetic.HOP :], atol=1e-5)
+    noise = np.random.default_rng(0).standard_normal(20 * HOP, dtype=np.float32)
+    again = _overlap_add(_frames(noise))
+    assert np.allclose(again[HOP:], noise[HOP:], atol=1e-5)
 
 
 def test_resonances_agree_with_scipy():
-    sr, poles_hz, bandwidths_hz = synthetic.SAMPLE_RATE_HZ, np.array([250.0, 900.0, 2300.0]), np.array([80.0, 90, 120])
+    sr, poles_hz, bandwidths_hz = SAMPLE_RATE_HZ, np.array([250.0, 900.0, 2300.0]), np.array([80.0, 90, 120])
     roots = np.exp(-np.pi * bandwidths_hz / sr) * np.exp(2j * np.pi * poles_hz / sr)
     coefficients = np.poly(np.concatenate([roots, roots.conj()])).real
     hz, expected = scipy.signal.freqz([coefficients.sum()], coefficients, worN=np.linspace(0, 11_000, 200), fs=sr)
-    response = synthetic._resonances(poles_hz[None], bandwidths_hz, hz)[0]
+    response = _resonances(poles_hz[None], bandwidths_hz, hz)[0]
     assert np.allclose(np.abs(response), np.abs(expected), rtol=1e-3)
 
 
@@ -185,8 +189,8 @@ def test_measured_pitch_is_the_planned_pitch():
     ratios = []
     for clip, speaker in zip(clips_of("calm"), range(1, 13), strict=True):
         name = (f"{speaker:02d}", "calm", "1", "strong", "1")
-        voice, rng = speaker_voice(name[0], seed=0), synthetic._rng(0, "clip", *name)
-        tracks = synthetic.move(voice, synthetic.express(voice, "calm", "strong", rng), "1", rng)
+        voice, rng = speaker_voice(name[0], seed=0), seeded(0, "clip", *name)
+        tracks = move(voice, express(voice, "calm", "strong", rng), "1", rng)
         ratios.append(measure_f0_hz(clip) / np.median(tracks.f0_hz[tracks.voicing > 0.3]))
     assert np.median(np.abs(np.log2(ratios))) < 0.1
 
@@ -206,7 +210,7 @@ def test_a_voice_does_not_depend_on_the_emotions_asked_for():
 
 
 def mean_habit(emotion, intensity, correlate):
-    place = [field.name for field in synthetic.fields(synthetic.Expression)].index(correlate)
+    place = [field.name for field in fields(Expression)].index(correlate)
     voices = [speaker_voice(f"{number:02d}", seed=0) for number in range(1, 25)]
     return np.mean([voice.habits[emotion, intensity][place] for voice in voices])
 
@@ -255,7 +259,7 @@ def test_write_makes_16_bit_mono_wav(corpus):
     for clip in plan(SMALL):
         info = soundfile.info(corpus / clip.path)
         assert (info.format, info.subtype, info.channels) == ("WAV", "PCM_16", 1)
-        assert info.samplerate == synthetic.SAMPLE_RATE_HZ
+        assert info.samplerate == SAMPLE_RATE_HZ
 
 
 def test_written_clip_is_the_synthesised_one(corpus):
@@ -336,7 +340,7 @@ def test_failed_write_leaves_nothing(tmp_path):
 
 def test_killed_write_leaves_no_visible_folder(tmp_path, corpus):
     script = (
-        "import sys, time, pathlib; from emobench.corpora.synthetic import Design, write\n"
+        "import sys, time, pathlib; from emobench.corpora.synthetic.writing import Design, write\n"
         "def stop(n_done):\n    print('writing', flush=True)\n    time.sleep(60)\n"
         "write(pathlib.Path(sys.argv[1]), Design(), progress=stop)\n"
     )

@@ -14,7 +14,6 @@ import numpy as np
 from emobench.audio import AudioPolicy
 from emobench.errors import AudioError
 
-
 # Formats that libsndfile reports for a file of this suffix; anything else deserves a remark.
 _FORMATS_OF_SUFFIX = {
     ".wav": {"WAV", "WAVEX", "RF64"},

@@ -35,7 +35,6 @@ from emobench.audio.damage import (
     unreadable_reason,
 )
 from emobench.errors import AudioError
-from emobench.files import hash_bytes
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".w64", ".rf64")
 
@@ -136,7 +135,7 @@ def decode(
     if samples.dtype.kind == "f":
         check_finite(signal, path)  # the sum of finite channels can overflow
     remarks = remarks_on_signal(signal, extremes_of(signal, samples), container, path, policy)
-    clip = clip or hash_bytes(data)
+    clip = clip or hashlib.sha256(data).hexdigest()
     return Audio(signal, sr, clip, _content_hash(samples, sr, data, clip), remarks)
 
 

@@ -31,10 +31,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from emobench.errors import BundleError, ConfigError, listing
+from emobench.files import storage_errors, sync_folder, write_bytes
 from emobench.models import ModelSpec, check_parameters, get_model, missing_packages
 from emobench.models.compiled import compiled
 from emobench.registry import resolve
-from emobench.results import environment
+from emobench.results.environment import versions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -168,7 +169,7 @@ def save_bundle(folder: str | os.PathLike, bundle: Bundle) -> None:
         _check_replaceable(folder)
     except BundleError as error:
         raise BundleError(f"{folder}: {error}") from error
-    with files.storage_errors(folder):
+    with storage_errors(folder):
         _publish(folder, files)
 
 
@@ -222,9 +223,9 @@ def export_bundle(source: str | os.PathLike, target: str | os.PathLike, *, as_zi
     except BundleError as error:
         raise BundleError(f"{target}: {error}") from error
     if as_zip:
-        files.write_bytes(target, _zip(files))
+        write_bytes(target, _zip(files))
     else:
-        with files.storage_errors(target):
+        with storage_errors(target):
             _publish(target, files)
 
 
@@ -376,7 +377,7 @@ def _encode(bundle: Bundle) -> dict[str, bytes]:
         "sr": bundle.sr,
         "trained_on": bundle.trained_on,
         "scores": bundle.scores,
-        "versions": environment.versions() | bundle.versions,
+        "versions": versions() | bundle.versions,
         "files": {name: {"sha256": _sha256(data), "n_bytes": len(data)} for name, data in files.items()},
     }
     return {MANIFEST: _render({name: _plain(value, name) for name, value in content.items()}), **files}
@@ -915,11 +916,11 @@ def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-        files.sync_folder(new)
+        sync_folder(new)
         if folder.exists():
             os.replace(folder, old)
         os.replace(new, folder)
-        files.sync_folder(folder.parent)
+        sync_folder(folder.parent)
     finally:
         _clear(folder)
 

@@ -126,7 +126,7 @@ CORPORA: dict[str, CorpusSpec] = {
         CorpusSpec(
             name="synthetic",
             title="Synthesised speech of RAVDESS's design: 24 speakers, 5 emotions; made on this machine",
-            scan="emobench.corpora.synthetic:scan",
+            scan="emobench.corpora.synthetic.writing:scan",
             emotions=("angry", "calm", "fearful", "happy", "sad"),
             n_utterances=960,
             n_speakers=24,

@@ -31,14 +31,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emobench import files
 from emobench.audio.decoding import read_audio
 from emobench.bundles.bundle import verify_bundle
 from emobench.config.schema import LatencyConfig
 from emobench.execution.workers import ONE_THREAD
-from emobench.files import digest
+from emobench.files import digest, storage_errors, write_bytes, write_json
 from emobench.reporter import Reporter
-from emobench.results import environment, tables
+from emobench.results.environment import cpu, environment, versions
+from emobench.results.tables import csv_bytes, write_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -341,7 +341,7 @@ def _row(subject: Subject, series: _Series) -> dict[str, Any]:
         "model_bytes": subject.n_bytes,
         "peak_memory_bytes": series.peak_memory_bytes,
         "is_noisy": noise[50] > NOISY * figures[50],
-        "cpu": environment.cpu(),
+        "cpu": cpu(),
     }
 
 
@@ -433,8 +433,8 @@ def measure_run(
     table = to_frame([benchmark["extra_info"] for benchmark in benchmarks])
     is_new = bool(todo or known.keys() - subjects or not (folder / CSV).is_file())
     if is_new:
-        tables.write_csv(folder / CSV, table)
-        files.write_json(folder / JSON, to_pytest_benchmark(benchmarks))  # last: what it stands beside is complete
+        write_csv(folder / CSV, table)
+        write_json(folder / JSON, to_pytest_benchmark(benchmarks))  # last: what it stands beside is complete
     said = [f"{subject.title}: its latency could not be measured: {why}" for subject, why in measured.failures.items()]
     return is_new, [*said, *remarks(table)]
 
@@ -451,12 +451,12 @@ def restore(folder: Path) -> None:
     if not path.is_file():
         return
     known = read_known(folder)
-    content = tables.csv_bytes(to_frame([item["extra_info"] for group in known.values() for item in group]))
-    with files.storage_errors(path):
+    content = csv_bytes(to_frame([item["extra_info"] for group in known.values() for item in group]))
+    with storage_errors(path):
         if not known:
             path.unlink()
         elif path.read_bytes() != content:
-            files.write_bytes(path, content)
+            write_bytes(path, content)
 
 
 def read_known(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -483,7 +483,7 @@ def _identity(subject: Subject, settings: LatencyConfig) -> str:
         "version": VERSION,
         "bundle": [subject.corpus, subject.features, subject.entry, subject.checksum],
         "settings": settings.model_dump(),
-        "machine": [environment.cpu(), os.cpu_count(), platform.python_version(), environment.versions()],
+        "machine": [cpu(), os.cpu_count(), platform.python_version(), versions()],
     }
     return digest(about)[:32]
 
@@ -493,7 +493,7 @@ def _identity(subject: Subject, settings: LatencyConfig) -> str:
 
 def to_pytest_benchmark(benchmarks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what ``pytest-benchmark compare`` reads: the machine, the commit, and the statistics of each row."""
-    about = environment.environment()
+    about = environment()
     machine = {
         "node": platform.node(),
         "processor": platform.processor(),

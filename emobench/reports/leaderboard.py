@@ -10,7 +10,7 @@ import pandas as pd
 
 from emobench.reports import slices
 from emobench.results.tables import LEADERBOARD, in_markdown
-from emobench.statistics import intervals as overall
+from emobench.statistics import description
 
 KEYS = ["corpus", "features", "protocol", "entry"]
 METRICS = ("uar", "war", "macro_f1", "log_loss", "brier", "ece", "auroc")
@@ -32,9 +32,9 @@ def complete(scores: pd.DataFrame, predictions: pd.DataFrame, run: Mapping[str, 
     return predictions.merge(whole, on=KEYS)
 
 
-def describe(predictions: pd.DataFrame, run: Mapping[str, Any]) -> overall.Description:
+def describe(predictions: pd.DataFrame, run: Mapping[str, Any]) -> description.Description:
     """Return intervals over speakers, rank groups and differences between entries; see `emobench.statistics`."""
-    return overall.describe(predictions, declared(run), seed=0)
+    return description.describe(predictions, declared(run), seed=0)
 
 
 def declared(run: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -46,7 +46,7 @@ def leaderboard(
     scores: pd.DataFrame,
     predictions: pd.DataFrame,
     run: Mapping[str, Any],
-    description: overall.Description | None = None,
+    description: description.Description | None = None,
     latency: pd.DataFrame | None = None,
 ) -> pd.DataFrame:
     """Build the leaderboard of a run.
@@ -90,7 +90,7 @@ def leaderboard(
     return frame[list(LEADERBOARD)].astype(kinds).reset_index(drop=True)
 
 
-def _quality(description: overall.Description) -> pd.DataFrame:
+def _quality(description: description.Description) -> pd.DataFrame:
     """Return a row an entry: each metric, the interval of UAR, and its spread over seeds."""
     intervals = description.intervals
     values = intervals.pivot(index=KEYS, columns="metric", values="value").reindex(columns=list(METRICS))

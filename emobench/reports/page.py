@@ -15,7 +15,8 @@ import pandas as pd
 
 from emobench.reports import figures
 from emobench.reports.leaderboard import KEYS, describe_features, figure, table
-from emobench.statistics.intervals import BOARD, RECALL
+from emobench.statistics.counts import RECALL
+from emobench.statistics.intervals import BOARD
 
 if TYPE_CHECKING:
     from jinja2 import Template

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from emobench.statistics import intervals
-from emobench.statistics.intervals import BOARD, CONFIDENCE, Counts, Interval
+from emobench.statistics import counts, intervals
+from emobench.statistics.counts import Counts
+from emobench.statistics.intervals import BOARD, CONFIDENCE, Interval
 
 SLICES = ("sex", "statement", "intensity", "repetition")
 MIN_SPEAKERS_OF_SEX = 6
@@ -107,8 +108,8 @@ def _of_values(part: pd.DataFrame, labels: Sequence[str], seed: int) -> Iterator
             yield {
                 **{"slice": name, "value": value, "statistic": "uar"},
                 **{"n_utterances": counts.n_utterances, "n_speakers": len(counts.speakers)},
-                **{"uar": intervals.score(counts, metric), "uar_low": found.low, "uar_high": found.high},
-                "war": intervals.score(counts, "war"),
+                **{"uar": counts.score(counts, metric), "uar_low": found.low, "uar_high": found.high},
+                "war": counts.score(counts, "war"),
                 "reason": "; ".join(filter(None, [_lacking(occur, labels), found.reason])),
             }
         if name == "sex" and len(counted) == 2:
@@ -119,7 +120,7 @@ def _of_values(part: pd.DataFrame, labels: Sequence[str], seed: int) -> Iterator
                 yield {**row, "reason": "a difference takes at least two classes, the same on both sides"}
                 continue
             found = difference(a, b, seed=seed)
-            value = intervals.score(a, "uar") - intervals.score(b, "uar")
+            value = counts.score(a, "uar") - counts.score(b, "uar")
             yield {**row, "uar": value, "uar_low": found.low, "uar_high": found.high, "reason": found.reason}
 
 
@@ -167,7 +168,7 @@ def _of_rows(counts: Counts, rows: np.ndarray) -> np.ndarray:
     n = len(counts.speakers)
     flat = rows.reshape(-1, rows.shape[-1])
     weights = np.bincount((flat + n * np.arange(len(flat))[:, None]).ravel(), minlength=n * len(flat)).reshape(-1, n)
-    return intervals.score_resamples(counts, "uar", weights).reshape(rows.shape[:-1])
+    return counts.score_resamples(counts, "uar", weights).reshape(rows.shape[:-1])
 
 
 def _count(rows: pd.DataFrame, occur: Sequence[str]) -> Counts:
@@ -176,7 +177,7 @@ def _count(rows: pd.DataFrame, occur: Sequence[str]) -> Counts:
     y_true = rows["y_true"].map(code).to_numpy(int)
     y_pred = rows["y_pred"].map(code).fillna(-1).to_numpy(int)
     y_pred = np.where(y_pred < 0, (y_true + 1) % n_classes, y_pred)
-    return intervals.count(y_true, y_pred, rows["speaker"].to_numpy(), n_classes, repeats=rows["repeat"].to_numpy())
+    return counts.count(y_true, y_pred, rows["speaker"].to_numpy(), n_classes, repeats=rows["repeat"].to_numpy())
 
 
 def _lacking(occur: Sequence[str], labels: Sequence[str]) -> str:

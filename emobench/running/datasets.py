@@ -10,21 +10,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from emobench.audio.decoding import hash_file
-from emobench.config.schema import CorpusConfig, LoadedConfig
+from emobench.config.schema import CorpusConfig
+from emobench.config.yaml import LoadedConfig
 from emobench.corpora import Scan, Utterance, get_corpus
 from emobench.corpora.location import cached_corpus, locate, places
+from emobench.corpora.synthetic.design import Design, plan
+from emobench.corpora.synthetic.writing import read_design, scan, write
 from emobench.errors import AudioError, ConfigError, CorpusError
 from emobench.files import storage_errors
 from emobench.protocols import Labels
 from emobench.registry import resolve
 from emobench.reporter import Reporter
-
-
-if TYPE_CHECKING:
-    from emobench.corpora import synthetic
 
 
 @dataclass(frozen=True)
@@ -135,12 +133,10 @@ def open_dataset(corpus: CorpusConfig, loaded: LoadedConfig, *, n_jobs: int, rep
 def plan_dataset(corpus: CorpusConfig, loaded: LoadedConfig) -> Dataset:
     """Return the dataset as far as it can be known without making, fetching or hashing anything."""
     if is_to_be_made(corpus, loaded):
-        from emobench.corpora import synthetic
-
-        scan = Scan(synthetic.plan())
+        scan = Scan(plan())
         utterances, classes = select_emotions(scan, corpus, "synthetic")
         clips = tuple(utterance.id for utterance in utterances)
-        generator = synthetic.Design().fingerprint()
+        generator = Design().fingerprint()
         return Dataset("synthetic", None, utterances, clips, classes, generator, remarks=(_stand_in(corpus),))
     return open_dataset(corpus, loaded, n_jobs=1, reporter=Reporter())
 
@@ -204,29 +200,26 @@ def scan_corpus(corpus: CorpusConfig, loaded: LoadedConfig, *, n_jobs: int, repo
 
 
 def _scan_synthetic(root: Path, *remarks: str) -> ScannedCorpus:
-    from emobench.corpora import synthetic
 
-    return ScannedCorpus("synthetic", root, synthetic.scan(root), synthetic.read_design(root).fingerprint(), remarks)
+    return ScannedCorpus("synthetic", root, scan(root), read_design(root).fingerprint(), remarks)
 
 
-def synthetic_folder(design: synthetic.Design | None = None) -> Path:
+def synthetic_folder(design: Design | None = None) -> Path:
     """Return where a synthetic corpus is kept in the user's cache, the one of 960 clips unless said."""
-    from emobench.corpora import synthetic
 
-    return cached_corpus(f"synthetic-{(design or synthetic.Design()).fingerprint()[:12]}")
+    return cached_corpus(f"synthetic-{(design or Design()).fingerprint()[:12]}")
 
 
 def make_synthetic(*, n_jobs: int, reporter: Reporter, folder: Path | None = None, n_speakers: int = 24) -> Path:
     """Make the synthetic corpus where it is not there yet, in the user's cache unless said; return its folder."""
-    from emobench.corpora import synthetic
 
-    design = synthetic.Design(n_speakers=n_speakers)
+    design = Design(n_speakers=n_speakers)
     folder = folder or synthetic_folder(design)
-    n_clips = len(synthetic.plan(design))
+    n_clips = len(plan(design))
     if not folder.is_dir():
         reporter.say(f"Making the synthetic corpus ({n_clips} clips) in {folder}")
     with storage_errors(folder), reporter.track("synthesise", n_clips) as advance:
-        synthetic.write(folder, design, n_jobs=n_jobs, progress=advance)
+        write(folder, design, n_jobs=n_jobs, progress=advance)
     return folder
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from emobench import models
 from emobench.audio.decoding import hash_file
-from emobench.config.schema import LoadedConfig, ModelConfig, ProtocolConfig, RunConfig
+from emobench.config.schema import ModelConfig, ProtocolConfig, RunConfig
+from emobench.config.yaml import LoadedConfig
 from emobench.errors import SplitError
 from emobench.features import feature_key, get_features
 from emobench.features.store import FeatureTable

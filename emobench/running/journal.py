@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emobench import files
+from emobench.files import write_bytes
 from emobench.running.evaluation import FoldResult, Job
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def write_finished(folder: Path, result: FoldResult) -> None:
     """Keep a finished job; one with an error is refused, so that it is tried again."""
     if result.error:
         raise ValueError(f"a failed job must not be kept as a result: {result.error}")
-    files.write_bytes(_job_path(folder, result.key), result.to_json().encode())
+    write_bytes(_job_path(folder, result.key), result.to_json().encode())
 
 
 def _job_path(folder: Path, key: str) -> Path:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from emobench import models
-from emobench.config.schema import LoadedConfig, RunConfig, load_config, validate_config
+from emobench.config.schema import RunConfig
+from emobench.config.yaml import LoadedConfig, load_config, validate_config
 from emobench.corpora.location import cache_folder, store_folder
 from emobench.errors import ConfigError, UnknownNameError, did_you_mean
 from emobench.execution.workers import WORKER_BYTES, count_workers

@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emobench import files, metrics, models
+from emobench import metrics, models
 from emobench.bundles.bundle import Bundle, label_encoder, save_bundle, verify_bundle
 from emobench.errors import AudioError, BundleError
 from emobench.features import get_features
+from emobench.files import storage_errors, write_bytes, write_json
 from emobench.reports import derivation
-from emobench.results import environment, run, tables
+from emobench.results.environment import environment, versions
+from emobench.results.run import RUN_SCHEMA
+from emobench.results.tables import (
+    EXCLUDED,
+    FOLDS,
+    PREDICTIONS,
+    SCORES,
+    TRIALS,
+    read_leaderboard,
+    write_csv,
+    write_table,
+)
 from emobench.running.evaluation import Fitted, FoldResult, Job
 from emobench.running.experiment import Experiment, plain
 
@@ -43,21 +55,21 @@ def write_tables(
     run_json = _run_json(experiment, jobs, finished)
     if is_changed or not _is_recorded(folder, run_json):
         done = [job for job in jobs if job.key in finished]
-        scores = pd.DataFrame(_score_rows(experiment, done, finished), columns=list(tables.SCORES))
+        scores = pd.DataFrame(_score_rows(experiment, done, finished), columns=list(SCORES))
         predictions = pd.DataFrame(_prediction_rows(experiment, done, finished))
         if predictions.empty:
-            predictions = pd.DataFrame(columns=list(tables.PREDICTIONS))
-        tables.write_table(folder / "scores", scores, tables.SCORES)
-        tables.write_table(folder / "predictions", predictions, tables.PREDICTIONS)
-        tables.write_csv(folder / "folds.csv", pd.DataFrame(_fold_rows(experiment), columns=list(tables.FOLDS)))
+            predictions = pd.DataFrame(columns=list(PREDICTIONS))
+        write_table(folder / "scores", scores, SCORES)
+        write_table(folder / "predictions", predictions, PREDICTIONS)
+        write_csv(folder / "folds.csv", pd.DataFrame(_fold_rows(experiment), columns=list(FOLDS)))
         if experiment.config.tuning:
-            trials = pd.DataFrame(_trial_rows(experiment, done, finished), columns=list(tables.TRIALS))
-            tables.write_csv(folder / "trials.csv", trials)
+            trials = pd.DataFrame(_trial_rows(experiment, done, finished), columns=list(TRIALS))
+            write_csv(folder / "trials.csv", trials)
         write_excluded(folder / "excluded.csv", {dataset.name: dataset.excluded for dataset in experiment.datasets})
         write_logs(folder, done, finished)
         derivation.write_derived(folder, run_json)
-        files.write_json(folder / "run.json", run_json)  # last: what it stands beside is complete
-    return tables.read_leaderboard(folder / "leaderboard.csv")
+        write_json(folder / "run.json", run_json)  # last: what it stands beside is complete
+    return read_leaderboard(folder / "leaderboard.csv")
 
 
 def _is_recorded(folder: Path, run_json: Mapping[str, Any]) -> bool:
@@ -77,9 +89,9 @@ def write_logs(folder: Path, jobs: Sequence[Job], finished: Mapping[str, FoldRes
             name = f"{job.corpus}+{job.features}+{job.protocol}+{job.entry}+repeat{job.repeat}+fold{job.fold}.txt"
             logs[folder / "logs" / name] = f"{job.title}\n{finished[job.key].error}\n\n{finished[job.key].log}"
     for path, text in logs.items():
-        files.write_bytes(path, text.encode(errors="backslashreplace"))
+        write_bytes(path, text.encode(errors="backslashreplace"))
     for path in set((folder / "logs").glob("*.txt")) - logs.keys():
-        with files.storage_errors(path):
+        with storage_errors(path):
             path.unlink()
 
 
@@ -186,12 +198,12 @@ def write_excluded(path: Path, faults: Mapping[str, Sequence[AudioError]]) -> No
     import pandas as pd
 
     rows = [(corpus, fault.path, fault.reason) for corpus, group in faults.items() for fault in sorted(group, key=str)]
-    tables.write_csv(path, pd.DataFrame(rows, columns=list(tables.EXCLUDED)))
+    write_csv(path, pd.DataFrame(rows, columns=list(EXCLUDED)))
 
 
 def _run_json(experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str, FoldResult]) -> dict[str, Any]:
     return {
-        "schema_version": run.RUN_SCHEMA,
+        "schema_version": RUN_SCHEMA,
         "run": experiment.name,
         "config": experiment.portable_config(),
         "corpora": {
@@ -219,7 +231,7 @@ def _run_json(experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str
             "failed": sum(is_failed(finished, job) for job in jobs),
         },
         "leakage_certificates": experiment.certificates,
-        "environment": environment.environment(),
+        "environment": environment(),
     }
 
 
@@ -288,7 +300,7 @@ def save_bundles(
                     "key": job.key,
                 },
                 scores=[{name: _score_of(row[name]) for name in BUNDLE_SCORES} for _, row in rows.iterrows()],
-                versions=environment.versions(),
+                versions=versions(),
             ),
         )
     return failures

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emobench import files
-from emobench.config.schema import LoadedConfig
+from emobench.config.yaml import LoadedConfig
 from emobench.corpora.location import store_folder
 from emobench.errors import (
     AudioError,
@@ -30,6 +29,7 @@ from emobench.execution.workers import Crash, Pool, count_workers
 from emobench.features import get_features
 from emobench.features.shards import to_texts
 from emobench.features.store import Extraction, FeatureStore, FeatureTable
+from emobench.files import storage_errors, sweep
 from emobench.prediction import latency
 from emobench.reporter import Reporter
 from emobench.running import journal, records
@@ -323,7 +323,7 @@ def _hold(folder: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
 
     holder = folder / ".holder"
-    with files.storage_errors(folder):
+    with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock")
         try:
@@ -333,9 +333,9 @@ def _hold(folder: Path) -> Iterator[None]:
                 f"{folder}: must be free. It is held by {_read_holder(holder)}. Wait for that run, or end it."
             ) from None
     try:
-        with files.storage_errors(folder):
+        with storage_errors(folder):
             holder.write_text(f"process {os.getpid()} on host {socket.gethostname()}")
-        files.sweep(folder)
+        sweep(folder)
         yield
     finally:
         with contextlib.suppress(OSError):
@@ -436,7 +436,7 @@ def _forget(folder: Path, jobs: Sequence[Job]) -> None:
     """Remove the studies and the results of tuned jobs."""
     for job in jobs:
         study = _study_path(job, folder)
-        with files.storage_errors(study):
+        with storage_errors(study):
             for path in (study, *study.parent.glob(f"{study.name}-*"), folder / "jobs" / f"{job.key}.json"):
                 path.unlink(missing_ok=True)
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from emobench.audio import AudioPolicy
 from emobench.audio.decoding import read_audio
-from emobench.config.schema import CorpusConfig, LoadedConfig, validate_config
+from emobench.config.schema import CorpusConfig
+from emobench.config.yaml import LoadedConfig, validate_config
 from emobench.corpora import Scan, Utterance, get_corpus
 from emobench.corpora.location import locate
 from emobench.errors import AudioError, ConfigError, CorpusError

@@ -12,7 +12,7 @@ import typer
 from emobench.cli.frame import Config, Dask, Jobs, Manner, Output, app, print_columns, print_json, takes_manner
 
 if TYPE_CHECKING:
-    from emobench.config.schema import LoadedConfig
+    from emobench.config.yaml import LoadedConfig
     from emobench.reporter import Reporter
 
 
@@ -33,7 +33,7 @@ def premium_command(
     over.
     """
     from emobench.cli.console import ConsoleReporter, printable
-    from emobench.config.schema import load_config
+    from emobench.config.yaml import load_config
     from emobench.reports import leaderboard, premium
     from emobench.results.run import load_results
     from emobench.running import runner
