@@ -30,8 +30,8 @@ from pathlib import Path
 import numpy as np, psutil, pyarrow.parquet
 from emobench.audio import AudioPolicy
 from emobench.features import FEATURES, feature_key
-from emobench.shards import to_texts
-from emobench.store import FeatureStore
+from emobench.features.shards import to_texts
+from emobench.features.store import FeatureStore
 
 feature_key(FEATURES["mfcc40"])  # asks for the versions of libraries, which imports them
 clips = [(clip, None) for clip in to_texts(np.load(sys.argv[2]))]

@@ -1005,7 +1005,7 @@ def test_saved_files_have_usual_permissions(saved):
 def test_loading_imports_only_what_the_model_needs(saved):
     code = f"""
 import sys
-from emobench.bundle import load_bundle
+from emobench.bundles.bundle import load_bundle
 for name in ("svm", "mlp", "cnn"):
     load_bundle({str(saved)!r} + "/" + name).estimator.predict([[0.0] * {N_FEATURES}])
     print(name, sorted({{"tensorflow", "keras", "xgboost", "librosa"}} & set(sys.modules)))

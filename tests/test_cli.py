@@ -39,7 +39,7 @@ def emobench(capsys):
 
     def run(*arguments):
         with pytest.raises(SystemExit) as caught:
-            main.main(list(map(str, arguments)))
+            main(list(map(str, arguments)))
         out, err = capsys.readouterr()
         assert "Traceback" not in out
         assert "Traceback" not in err or "--debug" in arguments
@@ -115,7 +115,7 @@ def test_every_command_takes_the_four_options(emobench, command):
 
 def test_help_imports_nothing_heavy():
     script = (
-        "import sys\nfrom emobench import cli\n"
+        "import sys\nfrom emobench.cli import main as cli\n"
         "try: cli.main(['run', '--help'])\nexcept SystemExit: pass\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )
@@ -571,7 +571,7 @@ def test_stdout_whose_reader_has_left_is_quiet(arguments):
 @pytest.mark.parametrize("n_lines", [1, 100_000], ids=["short", "long"])
 def test_head_is_quiet(n_lines):
     script = (
-        "from emobench import cli\n"
+        "from emobench.cli import main as cli\n"
         f"cli._print_columns = lambda rows: print('x\\n' * {n_lines}, flush=True)\n"
         "cli.main(['list', 'models'])"
     )
@@ -615,5 +615,5 @@ def test_odd_names_are_spelled_out_on_a_terminal(emobench, tmp_path):
 def test_main_without_arguments_reads_those_of_the_process(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["emobench", "--version"])
     with contextlib.suppress(SystemExit):
-        main.main()
+        main()
     assert capsys.readouterr().out == f"emobench {__version__}\n"

@@ -289,7 +289,7 @@ def test_nothing_of_dask_is_imported_unless_asked_for(tiny_corpus, tmp_path):
         "protocols": [{"name": "group-kfold", "n_splits": 2}],
     }
     code = (
-        "import json, sys\nfrom emobench import cluster, planning\n"
+        "import json, sys\nfrom emobench.execution import cluster\nfrom emobench.running import planning\n"
         f"if __name__ == '__main__':\n    planning.plan(json.loads({json.dumps(json.dumps(config))}))\n"
         "    print([name for name in ('dask', 'distributed') if name in sys.modules])"
     )

@@ -33,8 +33,9 @@ from emobench.errors import ConfigError, DataError
 from emobench.files import write_json
 from emobench.results.run import RUN_SCHEMA, Results
 from emobench.results.tables import LEADERBOARD, PREDICTIONS, write_csv, write_table
-from emobench.statistics import counts, intervals
+from emobench.statistics.counts import count_entries, score
 from emobench.statistics.differences import Difference
+from emobench.statistics.intervals import interval
 
 CLASSES = ("angry", "happy", "sad")
 BOARD = {"corpus": "tiny", "features": "mfcc40", "protocol": "group-kfold"}
@@ -64,9 +65,9 @@ def results_of(*parts, name="r", latency=None):
     predictions = pd.concat(parts, ignore_index=True)
     rows = []
     for key, part in predictions.groupby([*BOARD, "entry"], sort=False):
-        of_entry = counts.count_entries(part, CLASSES)[key[-1]]
-        interval = intervals.interval(of_entry, n_resamples=199)
-        figures = {"uar": round(counts.score(of_entry), 6), "uar_low": interval.low, "uar_high": interval.high}
+        of_entry = count_entries(part, CLASSES)[key[-1]]
+        found = interval(of_entry, n_resamples=199)
+        figures = {"uar": round(score(of_entry), 6), "uar_low": found.low, "uar_high": found.high}
         sizes = {"n_utterances": part["utterance"].nunique(), "n_speakers": part["speaker"].nunique(), "n_failed": 0}
         timing = {"latency_p50_ms": latency, "fit_s": 1.0}
         fixed = {"model": key[-1], "folds": "f0", "feature_spec": "mfcc40 v1"}

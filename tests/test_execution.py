@@ -172,7 +172,7 @@ def test_no_worker_is_left_behind(ending):
 
 def test_workers_do_not_outlive_a_killed_coordinator(tmp_path):
     code = (
-        "import time; from emobench.execution import Pool\n"
+        "import time; from emobench.execution.workers import Pool\n"
         "with Pool(1) as pool:\n"
         "    import os\n"
         "    print(next(pool.run(os.getpid, [()]))[1], flush=True)\n"

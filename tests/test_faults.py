@@ -386,7 +386,7 @@ def test_start_method_that_the_user_forces_does_not_reach_the_workers(bench, tmp
     """A forked worker would hang after an XGBoost fit in the parent."""
     script = (
         "import multiprocessing, sys\nmultiprocessing.set_start_method('fork')\n"
-        "import numpy as np\nfrom emobench import cli\nfrom emobench.models import build, get_model\n"
+        "import numpy as np\nfrom emobench.cli import main as cli\nfrom emobench.models import build, get_model\n"
         "build(get_model('xgboost'), {'n_estimators': 2}).fit(np.eye(4, dtype='float32'), np.array([0, 1, 0, 1]))\n"
         "cli.main(sys.argv[1:])"
     )

@@ -81,7 +81,7 @@ def build_quietly(name, params, X, y):
 
 def run_cli(capsys, *arguments):
     with pytest.raises(SystemExit) as caught:
-        main.main(list(map(str, arguments)))
+        main(list(map(str, arguments)))
     out, err = capsys.readouterr()
     return caught.value.code, out, err
 
@@ -480,7 +480,7 @@ def test_threshold_makes_an_answer_uncertain(bundles, tiny_corpus):
 def test_command_predicts_without_tensorflow_keras_or_librosa(save, tiny_corpus):
     code = """
 import sys
-from emobench import cli
+from emobench.cli import main as cli
 try:
     cli.main(sys.argv[1:])
 finally:

@@ -237,7 +237,7 @@ def test_gc_leaves_foreign_files_alone(emobench, store):
 
 HOLDER = """
 import sys
-from emobench.store import FeatureStore
+from emobench.features.store import FeatureStore
 with FeatureStore(sys.argv[1]).hold(sys.argv[2], timeout_s=0):
     print("held", flush=True)
     sys.stdin.read()

@@ -12,7 +12,8 @@ from emobench.config.schema import RunConfig
 from emobench.config.yaml import parse_config, validate_config
 from emobench.errors import ConfigError
 from emobench.reports import premium
-from emobench.statistics import counts, differences
+from emobench.statistics.counts import count_entries, score
+from emobench.statistics.differences import difference, holm
 
 CLASSES = ["angry", "calm", "sad"]
 PLAIN = {"corpora": ["synthetic"], "models": ["svm"]}
@@ -60,8 +61,8 @@ def test_premium_is_the_paired_difference_of_both_scores():
     assert found["entry"].tolist() == ["svm", "mlp"]
     first = found.iloc[0]
     boards = table[table["entry"] == "svm"].groupby("protocol")
-    counts = {name: counts.count_entries(part, tuple(CLASSES))["svm"] for name, part in boards}
-    expected = differences.difference(counts["random-kfold"], counts["loso"])
+    counts = {name: count_entries(part, tuple(CLASSES))["svm"] for name, part in boards}
+    expected = difference(counts["random-kfold"], counts["loso"])
     assert (first["premium"], first["low"], first["high"], first["p_value"]) == (
         expected.value,
         expected.low,
@@ -69,9 +70,9 @@ def test_premium_is_the_paired_difference_of_both_scores():
         expected.p_value,
     )
     assert first["premium"] == pytest.approx(first["shared"] - first["unheard"])
-    assert first["unheard"] == counts.score(counts["loso"]) < 0.7 < first["shared"]
+    assert first["unheard"] == score(counts["loso"]) < 0.7 < first["shared"]
     assert 0 < first["low"] < first["premium"] < first["high"]
-    assert found["p_holm"].to_numpy() == pytest.approx(differences.holm(found["p_value"]))
+    assert found["p_holm"].to_numpy() == pytest.approx(holm(found["p_value"]))
     assert (first["n_speakers"], first["n_utterances"], first["reason"]) == (12, 288, "")
 
 

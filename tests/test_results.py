@@ -104,7 +104,7 @@ def test_file_is_on_disk_before_it_has_its_name_and_the_folder_after(tmp_path, m
 
 def test_file_beyond_the_size_limit_is_a_storage_error(tmp_path):
     code = (
-        "import resource, signal, sys; from pathlib import Path; from emobench.results import write_bytes\n"
+        "import resource, signal, sys; from pathlib import Path; from emobench.files import write_bytes\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "write_bytes(Path(sys.argv[1]), bytes(5000))"

@@ -8,8 +8,8 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, recall_score
 
 from emobench.reports import slices
-from emobench.statistics import counts, intervals
-from emobench.statistics.counts import Counts
+from emobench.statistics.counts import Counts, count
+from emobench.statistics.intervals import interval
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +55,8 @@ def test_every_slice_scores_what_scikit_learn_scores(predictions, sliced, kind):
 def test_interval_of_a_slice_is_that_of_its_speakers(predictions, sliced):
     part = rows(predictions, "svm", intensity="strong")
     code = {label: index for index, label in enumerate(CLASSES)}
-    of_slice = counts.count(
-        part["y_true"].map(code), part["y_pred"].map(code), part["speaker"], 3, repeats=part["repeat"]
-    )
-    expected = intervals.interval(of_slice, "uar", n_resamples=slices.N_RESAMPLES)
+    of_slice = count(part["y_true"].map(code), part["y_pred"].map(code), part["speaker"], 3, repeats=part["repeat"])
+    expected = interval(of_slice, "uar", n_resamples=slices.N_RESAMPLES)
     [row] = rows(sliced, slice="intensity", value="strong").to_dict("records")
     assert (row["uar_low"], row["uar_high"]) == (expected.low, expected.high)
     assert row["uar_low"] < row["uar"] < row["uar_high"]

@@ -12,11 +12,11 @@ from scipy import stats
 
 from emobench import metrics
 from emobench.errors import ConfigError, DataError
-from emobench.statistics import counts, description, differences, intervals
-from emobench.statistics.counts import Counts, count, score
+from emobench.statistics import description
+from emobench.statistics.counts import Counts, count, score, score_resamples
 from emobench.statistics.description import describe
-from emobench.statistics.differences import difference, holm, pairs, rank_groups
-from emobench.statistics.intervals import interval
+from emobench.statistics.differences import PAIRS, Difference, difference, holm, pairs, rank_groups
+from emobench.statistics.intervals import Interval, _resamples, interval
 
 CLASSES = ("angry", "calm", "fearful", "happy", "sad")
 K = len(CLASSES)
@@ -120,7 +120,7 @@ def test_score_of_a_resample_is_the_metric_of_its_pooled_rows(metric):
     rows = corpus(n_repeats=3)
     weights = np.random.default_rng(1).multinomial(8, np.full(8, 1 / 8), 40)
     expected = [naive(rows, metric, row) for row in weights]
-    assert counts.score_resamples(counted(rows), metric, weights) == pytest.approx(expected, abs=1e-12)
+    assert score_resamples(counted(rows), metric, weights) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -141,7 +141,7 @@ def test_score_of_a_resample_without_a_class_is_nan_as_the_metric_is(metric):
         np.zeros(10, int),
     )
     weights = np.array([[1, 1], [0, 2], [2, 0]])
-    found = counts.score_resamples(counted(rows), metric, weights)
+    found = score_resamples(counted(rows), metric, weights)
     assert found == pytest.approx([naive(rows, metric, row) for row in weights], nan_ok=True)
     assert np.isnan(found).tolist() == [False, True, False]
 
@@ -152,7 +152,7 @@ def test_score_of_a_resample_is_the_metric_of_probabilities_of_its_rows(metric, 
     rows = answers(n_repeats=2, n_folds=n_folds)
     weights = np.random.default_rng(1).multinomial(8, np.full(8, 1 / 8), 6)
     expected = [naive_of_probabilities(rows, metric, row) for row in weights]
-    assert counts.score_resamples(counted_answers(rows), metric, weights) == pytest.approx(expected, abs=1e-12)
+    assert score_resamples(counted_answers(rows), metric, weights) == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("metric", NEEDY)
@@ -171,7 +171,7 @@ def test_folds_that_share_speakers_are_scored_apart():
     rows = (y_true, proba, speakers, repeats, folds)
     weights = np.random.default_rng(1).multinomial(8, np.full(8, 1 / 8), 10)
     expected = [naive_of_probabilities(rows, "auroc", row) for row in weights]
-    assert counts.score_resamples(counted_answers(rows), "auroc", weights) == pytest.approx(expected, abs=1e-12)
+    assert score_resamples(counted_answers(rows), "auroc", weights) == pytest.approx(expected, abs=1e-12)
 
 
 def test_recall_of_a_class_is_that_of_the_metric():
@@ -230,7 +230,7 @@ def test_interval_is_that_of_scipy_over_speakers_at_the_expanded_level(metric):
 
 def test_interval_is_exactly_scipys_bca_of_the_same_resamples():
     rows = corpus(n_speakers=8, seed=6)
-    weights = intervals._resamples(8, 300, 4)
+    weights = _resamples(8, 300, 4)
     distribution = np.array([naive(rows, "uar", row) for row in weights])
     level = 2 * stats.norm.cdf(stats.t.ppf(0.95, 7) * math.sqrt(8 / 7)) - 1
     expected = stats.bootstrap(
@@ -249,7 +249,7 @@ def test_interval_is_exactly_scipys_bca_of_the_same_resamples():
 def test_interval_follows_from_the_seed():
     counts = counted(corpus())
     first = interval(counts, n_resamples=999, seed=7)
-    intervals._resamples.cache_clear()
+    _resamples.cache_clear()
     assert interval(counts, n_resamples=999, seed=7) == first
     assert interval(counts, n_resamples=999, seed=8) != first
 
@@ -257,9 +257,9 @@ def test_interval_follows_from_the_seed():
 def test_interval_of_a_constant_answer_is_its_value():
     y_true, _, speakers, repeats = corpus(n_speakers=24)
     counts = count(y_true, np.zeros_like(y_true), speakers, K, repeats=repeats)
-    assert interval(counts) == intervals.Interval(0.2, 0.2)
+    assert interval(counts) == Interval(0.2, 0.2)
     perfect = count(y_true, y_true, speakers, K)
-    assert {interval(perfect, metric) for metric in METRICS} == {intervals.Interval(1.0, 1.0)}
+    assert {interval(perfect, metric) for metric in METRICS} == {Interval(1.0, 1.0)}
 
 
 @pytest.mark.parametrize("n_speakers", [1, 5])
@@ -348,7 +348,7 @@ def test_interval_of_the_recall_of_a_class_needs_speakers_of_that_class_alone():
     assert "4 speakers of each class, one class has 3" in interval(counts, "recall_sad", n_resamples=999).reason
     kept &= (y_true != 1) | np.isin(speakers, ["s00", "s01", "s02", "s03", "s04"])
     counts = count(y_true[kept], y_pred[kept], speakers[kept], K, classes=CLASSES)
-    assert np.isnan(counts.score_resamples(counts, "recall_calm", intervals._resamples(24, 999, 0))).any()
+    assert np.isnan(score_resamples(counts, "recall_calm", _resamples(24, 999, 0))).any()
     assert interval(counts, "recall_calm", n_resamples=999).reason == ""
     heard = y_true != 4
     counts = count(y_true[heard], y_pred[heard], speakers[heard], K, classes=CLASSES)
@@ -362,7 +362,7 @@ def test_interval_of_ece_and_auroc_is_of_resamples_centred_on_them():
     y_true = (proba.cumsum(axis=1) > rng.random((960, 1))).argmax(axis=1)
     speakers = np.repeat(np.arange(24), 40)
     counts = count(y_true, proba.argmax(axis=1), speakers, K, proba=proba, folds=speakers % 6)
-    resamples = counts.score_resamples(counts, "ece", intervals._resamples(24, 1999, 0))
+    resamples = score_resamples(counts, "ece", _resamples(24, 1999, 0))
     assert np.mean(resamples > score(counts, "ece")) > 0.8
     for metric in ("ece", "auroc"):
         found = interval(counts, metric)
@@ -434,7 +434,7 @@ def test_difference_of_auroc_has_an_interval_and_no_p_value():
     assert 0 < found.low < found.value < found.high
     assert math.isnan(found.p_value)
     assert "no swap test" in found.reason
-    assert difference(a, a, "auroc") == differences.Difference(0.0, 0.0, 0.0, 1.0)
+    assert difference(a, a, "auroc") == Difference(0.0, 0.0, 0.0, 1.0)
 
 
 def test_difference_to_a_model_without_probabilities_is_nan_with_a_reason():
@@ -466,7 +466,7 @@ def perfect_but_for(n_speakers, skill):
 def test_difference_interval_is_of_the_paired_resamples():
     rows_a, rows_b = two_entries(n_speakers=10)
     a, b = counted(rows_a), counted(rows_b)
-    weights = intervals._resamples(10, 500, 3)
+    weights = _resamples(10, 500, 3)
     gaps = np.array([naive(rows_a, "uar", row) - naive(rows_b, "uar", row) for row in weights])
     found = difference(a, b, n_resamples=500, seed=3)
     assert gaps.min() <= found.low < np.median(gaps) < found.high <= gaps.max()
@@ -477,7 +477,7 @@ def test_difference_interval_is_of_the_paired_resamples():
 @pytest.mark.parametrize("n_speakers", [1, 24])
 def test_difference_of_equal_predictions_is_nothing_for_certain(n_speakers):
     counts = counted(corpus(n_speakers))
-    assert difference(counts, counted(corpus(n_speakers))) == differences.Difference(0.0, 0.0, 0.0, 1.0)
+    assert difference(counts, counted(corpus(n_speakers))) == Difference(0.0, 0.0, 0.0, 1.0)
 
 
 def test_difference_of_equal_scores_of_other_predictions_is_not_certain():
@@ -633,7 +633,7 @@ def test_describe_gives_every_board_its_intervals_groups_and_pairs():
     frame = pd.concat([tidy(), tidy(2, corpus_name="other", n_speakers=4)], ignore_index=True)
     found = describe(frame, {"synthetic": CLASSES, "other": CLASSES}, n_resamples=999)
     assert list(found.intervals.columns) == list(description.INTERVALS)
-    assert list(found.pairs.columns) == list(differences.PAIRS)
+    assert list(found.pairs.columns) == list(PAIRS)
     assert list(found.groups.columns) == list(description.GROUPS)
     assert found.intervals.groupby("corpus", sort=False).size().to_dict() == {"synthetic": 3 * 12, "other": 2 * 12}
     assert found.pairs.groupby("corpus", sort=False).size().to_dict() == {"synthetic": 3, "other": 1}
@@ -697,7 +697,7 @@ def test_describe_of_one_entry_and_of_none():
     assert found.pairs.empty
     nothing = describe(tidy(1).head(0), {})
     assert nothing.intervals.empty
-    assert list(nothing.pairs.columns) == list(differences.PAIRS)
+    assert list(nothing.pairs.columns) == list(PAIRS)
 
 
 def test_describe_refuses_a_label_that_is_not_declared():
@@ -709,7 +709,7 @@ def test_describe_costs_less_than_five_seconds_for_ten_entries():
     frame = tidy(10, n_repeats=1, step=0.02, is_sure=True).assign(
         fold=lambda frame: frame["speaker"].str[1:].astype(int) % 6
     )
-    intervals._resamples.cache_clear()
+    _resamples.cache_clear()
     start = time.process_time()
     found = describe(frame, {"synthetic": CLASSES})
     assert time.process_time() - start < 5

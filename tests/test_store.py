@@ -428,7 +428,7 @@ KILLED = """
 import json, os, signal, sys
 sys.path.insert(0, sys.argv[1])
 import test_store
-from emobench import store
+from emobench.features import store
 from pathlib import Path
 store.FLUSH_S, store.CLIPS_A_TASK = 0, 2
 
@@ -478,7 +478,7 @@ RACER = """
 import json, sys, time
 sys.path.insert(0, sys.argv[1])
 import test_store
-from emobench import store
+from emobench.features import store
 from pathlib import Path
 
 class Counted(test_store.FakePool):
@@ -642,7 +642,7 @@ def test_disk_that_fails_is_a_storage_error_and_publishes_nothing(store, clips, 
         def fail(*_):
             raise OSError(number, os.strerror(number))
 
-        patch.setattr(f"emobench.results.tables.os.{call}", fail)
+        patch.setattr(f"emobench.files.os.{call}", fail)
         with pytest.raises(StorageError, match=f"{store.root}.*must be writable. {advice}"):
             extract(store, clips, FakePool())
     assert store.shards(KEY) == []
@@ -674,7 +674,7 @@ def locked(monkeypatch):
 
     def lock():
         monkeypatch.setattr("filelock.FileLock.acquire", read_only)
-        monkeypatch.setattr("emobench.results.tables.tempfile.mkstemp", read_only)
+        monkeypatch.setattr("emobench.files.tempfile.mkstemp", read_only)
         monkeypatch.setattr(module.os, "replace", read_only)
 
     return lock

@@ -243,7 +243,7 @@ def command(bundle, tmp_path, capsys):
 
     def run(*arguments):
         with pytest.raises(SystemExit) as caught:
-            main.main(["predict", "-q", "--model", str(tmp_path / "mlp"), *map(str, arguments)])
+            main(["predict", "-q", "--model", str(tmp_path / "mlp"), *map(str, arguments)])
         return caught.value.code, *capsys.readouterr()
 
     return run

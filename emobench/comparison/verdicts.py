@@ -19,9 +19,8 @@ from emobench.errors import ConfigError, DataError, UnknownNameError, did_you_me
 from emobench.metrics import METRICS, get_metric
 from emobench.results.run import Results, load_results
 from emobench.results.tables import LEADERBOARD, PREDICTIONS, in_markdown
-from emobench.statistics import counts, differences
-from emobench.statistics.counts import RECALL, Counts
-from emobench.statistics.differences import ALPHA, Difference
+from emobench.statistics.counts import RECALL, Counts, count_entries, score
+from emobench.statistics.differences import ALPHA, Difference, difference, holm
 from emobench.statistics.intervals import BOARD, CONFIDENCE, PLACES
 
 if TYPE_CHECKING:
@@ -254,7 +253,7 @@ def compare(
         for board in boards[0]
         for item in _measure(sides, board, [found.get(board, {}) for found in boards], tolerances)
     ]
-    adjusted = differences.holm([math.nan if item.status else item.p_value for item in pending])
+    adjusted = holm([math.nan if item.status else item.p_value for item in pending])
     verdicts = [
         item if item.status else _settle(replace(item, p_value=float(p_value)))
         for item, p_value in zip(pending, adjusted, strict=True)
@@ -479,7 +478,7 @@ def _pair(sides: Sequence[Results], blank: Verdict) -> _Pair | None:
     classes = tuple(sides[0].run["corpora"][blank.corpus]["classes"])
     columns = sorted({name for part in (before, after) for name in part if name.startswith("p_")})
     return _Pair(
-        *(counts.count_entries(part, classes)[blank.entry] for part in (before, after)),
+        *(count_entries(part, classes)[blank.entry] for part in (before, after)),
         before["y_pred"].equals(after["y_pred"]),
         before.reindex(columns=columns).equals(after.reindex(columns=columns)),
         before["fold"].nunique(),
@@ -500,8 +499,8 @@ def _predictions(side: Results, blank: Verdict) -> pd.DataFrame | None:
 
 
 def _paired(item: Verdict, pair: _Pair, tolerance: Tolerance) -> Verdict:
-    found = differences.difference(pair.after, pair.before, item.metric)
-    values = [counts.score(counts, item.metric) for counts in (pair.before, pair.after)]
+    found = difference(pair.after, pair.before, item.metric)
+    values = [score(counts, item.metric) for counts in (pair.before, pair.after)]
     item = _with_difference(item, found, values, tolerance, len(pair.before.speakers))
     if pair.is_identical and (pair.has_identical_probabilities or not _needs_probabilities(item.metric)):
         return replace(item, status=IDENTICAL)

@@ -1,4 +1,4 @@
-"""Worker processes on other machines: the contract of `emobench.execution.Pool`, kept by a Dask cluster.
+"""Worker processes on other machines: the contract of `emobench.execution.workers.Pool`, kept by a Dask cluster.
 
 Every worker must have the same emobench installed and see corpora under the same paths, as on a shared file system.
 One that does not see the run's folder keeps its studies in memory. Nothing of Dask is imported unless it is asked for.

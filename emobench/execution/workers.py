@@ -1,7 +1,7 @@
 """Worker processes: one loop over futures that survives the death of a worker.
 
 Every worker is a fresh process with one compute thread (never forked: a forked child hangs after an XGBoost fit), even
-when there is one worker only, so that results do not depend on how many there are. `emobench.cluster` does the same
+when there is one worker only, so that results do not depend on how many there are. `cluster` does the same
 on other machines.
 """
 

@@ -1,7 +1,7 @@
 """How fast saved models answer, measured so that two people on one machine get the same figure.
 
 Every figure comes from *rounds*. In a round each bundle in turn is started as a fresh process with one thread on one
-core (`emobench.probe`): the time to its first answer is the cold start, then blocks of calls are timed for each stage
+core (`probe`): the time to its first answer is the cold start, then blocks of calls are timed for each stage
 and batch size. A round's p50 is the median of its calls, and the figure is the median over rounds: a process that had
 bad luck (with the layout of its memory, or a neighbour on the machine) is one voice among many. So with p95 and p99;
 where fewer than 20 or 100 calls were timed in all there are none.
@@ -230,7 +230,7 @@ def to_frame(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def start_probe(task: Mapping[str, Any]) -> dict[str, Any]:
-    """Run `emobench.probe` in a fresh process; return what it says, with the nanoseconds to its first answer.
+    """Run `probe` in a fresh process; return what it says, with the nanoseconds to its first answer.
 
     What went wrong there is the ``error`` of the answer.
     """

@@ -210,7 +210,7 @@ class Predictor:
     ) -> Iterator[WindowPrediction]:
         """Yield the emotion of each window of a recording of any length.
 
-        The first begins at 0, the next `hop_s` later, until one reaches the end; see `emobench.streaming`. Each gets
+        The first begins at 0, the next `hop_s` later, until one reaches the end; see `streaming`. Each gets
         the answer that `predict` gives to its samples at the rate of the features (`spec.sr`), to which the whole
         recording is resampled. A last window that is shorter than any recording may be is left out.
 

@@ -1,6 +1,6 @@
-"""The process that `emobench.latency` measures: it loads a bundle, answers one clip, then answers again and again.
+"""The process that `latency` measures: it loads a bundle, answers one clip, then answers again and again.
 
-    python -P -m emobench.probe '{"bundle": …, "clip": …, "batches": [1, 8, 64], "block_s": 0.1, "core": 1}'
+    python -P -m emobench.prediction.probe '{"bundle": …, "clip": …, "batches": [1, 8, 64], "block_s": 0.1, "core": 1}'
 
 Its last line on stdout is JSON: what took how many nanoseconds, or an error. Nothing is imported before it is needed
 for an answer, because the time to the first one is measured from outside.

@@ -46,7 +46,7 @@ def derive(
     Parameters
     ----------
     scores, predictions : DataFrame
-        The run's tidy tables, as `emobench.results.read_table` returns them.
+        The run's tidy tables, as `emobench.results.tables.read_table` returns them.
     run : mapping
         The content of ``run.json``.
     excluded, latency : DataFrame, optional

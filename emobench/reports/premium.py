@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from emobench.protocols import get_protocol
 from emobench.results.tables import in_markdown
-from emobench.statistics import counts, differences
+from emobench.statistics.counts import Counts, count_entries, score
+from emobench.statistics.differences import difference, holm
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +39,7 @@ def describe(predictions: pd.DataFrame, run: Mapping[str, Any], *, seed: int = 0
     Parameters
     ----------
     predictions : DataFrame
-        The tidy table `emobench.results.PREDICTIONS`, entries without failed folds only. An entry that is whole under
+        The tidy table `tables.PREDICTIONS`, entries without failed folds only. An entry that is whole under
         one of the two protocols only is left out.
     run : mapping
         The content of ``run.json``.
@@ -57,7 +58,7 @@ def describe(predictions: pd.DataFrame, run: Mapping[str, Any], *, seed: int = 0
         for features in run["features"]:
             of_both = predictions[(predictions["corpus"] == corpus) & (predictions["features"] == features)]
             entries = {
-                label: counts.count_entries(of_both[of_both["protocol"] == label], tuple(content["classes"]))
+                label: count_entries(of_both[of_both["protocol"] == label], tuple(content["classes"]))
                 for label in (*leaky, *honest)
             }
             for protocol in honest:
@@ -68,18 +69,18 @@ def describe(predictions: pd.DataFrame, run: Mapping[str, Any], *, seed: int = 0
                     rows = [_row(entries[shared][name], entries[protocol][name], seed) for name in names]
                     where = dict(zip(BOARD, (corpus, features, shared, protocol), strict=True))
                     part = pd.DataFrame(rows, columns=[name for name in COLUMNS if name not in where])
-                    p_holm = differences.holm(part["p_value"].to_numpy(dtype=float))
+                    p_holm = holm(part["p_value"].to_numpy(dtype=float))
                     parts.append(part.assign(**where, entry=names, p_holm=p_holm))
     frame = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=list(COLUMNS))
     return frame[list(COLUMNS)].astype({name: kind for name, kind in COLUMNS.items() if kind != "string"})
 
 
-def _row(shared: counts.Counts, unheard: counts.Counts, seed: int) -> dict[str, Any]:
-    found = differences.difference(shared, unheard, METRIC, seed=seed)
+def _row(shared: Counts, unheard: Counts, seed: int) -> dict[str, Any]:
+    found = difference(shared, unheard, METRIC, seed=seed)
     return {
         "metric": METRIC,
-        "shared": counts.score(shared, METRIC),
-        "unheard": counts.score(unheard, METRIC),
+        "shared": score(shared, METRIC),
+        "unheard": score(unheard, METRIC),
         "premium": found.value,
         "low": found.low,
         "high": found.high,

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from emobench.statistics import counts, intervals
-from emobench.statistics.counts import Counts
-from emobench.statistics.intervals import BOARD, CONFIDENCE, Interval
+from emobench.statistics.counts import Counts, count, score, score_resamples
+from emobench.statistics.intervals import BOARD, CONFIDENCE, Interval, interval
 
 SLICES = ("sex", "statement", "intensity", "repetition")
 MIN_SPEAKERS_OF_SEX = 6
@@ -36,7 +35,7 @@ def describe(predictions: pd.DataFrame, classes: Mapping[str, Sequence[str]], *,
     Parameters
     ----------
     predictions : DataFrame
-        The tidy table `emobench.results.PREDICTIONS`, entries without failed folds only.
+        The tidy table `emobench.results.tables.PREDICTIONS`, entries without failed folds only.
     classes : mapping of corpus to its declared classes
 
     Returns
@@ -104,12 +103,12 @@ def _of_values(part: pd.DataFrame, labels: Sequence[str], seed: int) -> Iterator
             counts = _count(rows, occur)
             counted[value] = (counts, occur)
             metric = "uar" if len(occur) > 1 else "war"  # one class's recall is the share of right answers
-            found = intervals.interval(counts, metric, n_resamples=N_RESAMPLES, seed=seed)
+            found = interval(counts, metric, n_resamples=N_RESAMPLES, seed=seed)
             yield {
                 **{"slice": name, "value": value, "statistic": "uar"},
                 **{"n_utterances": counts.n_utterances, "n_speakers": len(counts.speakers)},
-                **{"uar": counts.score(counts, metric), "uar_low": found.low, "uar_high": found.high},
-                "war": counts.score(counts, "war"),
+                **{"uar": score(counts, metric), "uar_low": found.low, "uar_high": found.high},
+                "war": score(counts, "war"),
                 "reason": "; ".join(filter(None, [_lacking(occur, labels), found.reason])),
             }
         if name == "sex" and len(counted) == 2:
@@ -120,7 +119,7 @@ def _of_values(part: pd.DataFrame, labels: Sequence[str], seed: int) -> Iterator
                 yield {**row, "reason": "a difference takes at least two classes, the same on both sides"}
                 continue
             found = difference(a, b, seed=seed)
-            value = counts.score(a, "uar") - counts.score(b, "uar")
+            value = score(a, "uar") - score(b, "uar")
             yield {**row, "uar": value, "uar_low": found.low, "uar_high": found.high, "reason": found.reason}
 
 
@@ -168,7 +167,7 @@ def _of_rows(counts: Counts, rows: np.ndarray) -> np.ndarray:
     n = len(counts.speakers)
     flat = rows.reshape(-1, rows.shape[-1])
     weights = np.bincount((flat + n * np.arange(len(flat))[:, None]).ravel(), minlength=n * len(flat)).reshape(-1, n)
-    return counts.score_resamples(counts, "uar", weights).reshape(rows.shape[:-1])
+    return score_resamples(counts, "uar", weights).reshape(rows.shape[:-1])
 
 
 def _count(rows: pd.DataFrame, occur: Sequence[str]) -> Counts:
@@ -177,7 +176,7 @@ def _count(rows: pd.DataFrame, occur: Sequence[str]) -> Counts:
     y_true = rows["y_true"].map(code).to_numpy(int)
     y_pred = rows["y_pred"].map(code).fillna(-1).to_numpy(int)
     y_pred = np.where(y_pred < 0, (y_true + 1) % n_classes, y_pred)
-    return counts.count(y_true, y_pred, rows["speaker"].to_numpy(), n_classes, repeats=rows["repeat"].to_numpy())
+    return count(y_true, y_pred, rows["speaker"].to_numpy(), n_classes, repeats=rows["repeat"].to_numpy())
 
 
 def _lacking(occur: Sequence[str], labels: Sequence[str]) -> str:

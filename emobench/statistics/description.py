@@ -57,7 +57,7 @@ def describe(
     Parameters
     ----------
     predictions : DataFrame
-        The tidy table `emobench.results.PREDICTIONS`.
+        The tidy table `emobench.results.tables.PREDICTIONS`.
     classes : mapping of corpus to its declared classes
     metrics : sequence of str, optional
         Every row of `METRICS` and the recall of every class by default.
