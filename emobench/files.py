@@ -1,18 +1,28 @@
-"""The one way to write, publish, lock, hash and sweep files."""
+"""The one way to write, publish, lock, hash and sweep files.
+
+What appears under its name is whole and stays after a power cut: it is written aside, synced and renamed, and the
+folder is synced. What a killed process left aside is removed by the next one.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
+import secrets
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from emobench.errors import StorageError
+from emobench.errors import HeldError, StorageError
+
+PART = ".part"  # behind the name of a file that is being written
+ASIDE = ".aside-"  # in the name of a folder that is not published yet, or not any more
 
 
 @contextlib.contextmanager
@@ -30,16 +40,14 @@ def storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
             errno.EACCES: "Permission denied. Choose another folder or change its permissions",
             errno.EPERM: "Permission denied. Choose another folder or change its permissions",
             errno.EFBIG: "The file would be larger than the limit (ulimit -f). Raise the limit",
-        }.get(error.errno or 0, f"The system says: {error.strerror or error}. Mend it")
+        }.get(error.errno or 0, f"The system says: {error.strerror or error}. Fix that")
         raise StorageError(
-            f"{path}: must be writable. {advice} and run the same command again; what is finished is kept."
+            f"{path}: cannot be written. {advice} and run the same command again; what is finished is kept."
         ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file so that it appears whole or not at all, and stays after a power cut.
-
-    A temporary file in the same folder, fsync, rename, fsync of the folder.
 
     Raises
     ------
@@ -48,7 +56,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:30]}.", suffix=".part", dir=path.parent)
+        descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:30]}.", suffix=PART, dir=path.parent)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(content)
@@ -64,11 +72,15 @@ def write_bytes(path: Path, content: bytes) -> None:
         sync_folder(path.parent)
 
 
-def sweep(folder: Path) -> None:
-    """Remove what killed processes left half written below a folder; only who holds the folder may do that."""
-    for part in folder.rglob(".*.part"):
-        with contextlib.suppress(OSError):
-            part.unlink()
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON for people and machines: sorted where order means nothing, NaN refused."""
+    write_bytes(path, json_bytes(content))
+
+
+def json_bytes(content: Any) -> bytes:
+    """Return what `write_json` writes."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode(errors="backslashreplace")  # a file name need not be UTF-8
 
 
 def sync_folder(folder: Path) -> None:
@@ -82,23 +94,128 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write JSON for people and machines: sorted where order means nothing, NaN refused."""
-    write_bytes(path, json_bytes(content))
+@contextlib.contextmanager
+def published(folder: Path, *, replaces: bool = False) -> Iterator[Path]:
+    """Yield a new folder that takes the place of `folder` when the block ends well, and is gone when it does not.
+
+    The block syncs the files that it writes, as `write_bytes` does. A process that is killed leaves what was there
+    before, or the new folder. With `replaces` there is none for a moment, between two renames; whoever is killed just
+    there leaves the old one aside, and the next call puts it back. What lies aside is locked while its process lives.
+
+    Parameters
+    ----------
+    folder : path
+        Absent or empty, unless `replaces`.
+
+    Raises
+    ------
+    OSError
+        Of the system; `FileExistsError` or `ENOTEMPTY` where another process published first.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _restore(folder)
+    aside = folder.with_name(f".{folder.name}{ASIDE}{secrets.token_hex(4)}")
+    with _locked_aside(aside):
+        new, old = aside / "new", aside / "old"
+        new.mkdir(parents=True)
+        yield new
+        sync_folder(new)
+        if replaces and folder.exists():
+            os.replace(folder, old)
+        elif folder.is_dir():
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # an empty one, which not every system lets a rename replace
+        os.replace(new, folder)
+        sync_folder(folder.parent)
 
 
-def json_bytes(content: Any) -> bytes:
-    """Return what `write_json` writes."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    return text.encode(errors="backslashreplace")  # a file name need not be UTF-8
+@contextlib.contextmanager
+def _locked_aside(aside: Path) -> Iterator[None]:
+    from filelock import FileLock
+
+    with FileLock(f"{aside}.lock") as lock:
+        try:
+            yield
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+            with contextlib.suppress(OSError):  # Windows keeps an open file; the next one removes it
+                os.unlink(lock.lock_file)
+
+
+def _restore(folder: Path) -> None:
+    """Remove what killed processes left aside, but put an old folder back where there is no new one."""
+    from filelock import FileLock, Timeout
+
+    for left in sorted(folder.parent.glob(f".{glob.escape(folder.name)}{ASIDE}*.lock")):
+        with contextlib.suppress(Timeout, OSError), FileLock(left).acquire(blocking=False):
+            aside = left.with_suffix("")
+            if not folder.exists() and (aside / "old").exists():
+                os.replace(aside / "old", folder)
+            shutil.rmtree(aside, ignore_errors=True)
+            left.unlink()
+
+
+def sweep(folder: Path, *, below: bool = True) -> None:
+    """Remove files that killed processes left half written in a folder; only who holds the folder may do that."""
+    for part in folder.rglob(f".*{PART}") if below else folder.glob(f".*{PART}"):
+        with contextlib.suppress(OSError):
+            part.unlink()
+
+
+@contextlib.contextmanager
+def hold(lock: Path, *, refusal: str, timeout_s: float = 0) -> Iterator[None]:
+    """Hold a lock file against other processes.
+
+    Raises
+    ------
+    HeldError
+        With the message `refusal`, if another process holds it for longer than `timeout_s`.
+    StorageError
+        If the lock file cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    held = FileLock(lock)
+    with storage_errors(lock):
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            held.acquire(timeout=timeout_s)
+        except Timeout:  # an OSError too
+            raise HeldError(refusal) from None
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def check_writable(folder: Path) -> None:
+    """Find out that a folder cannot be written before hours of work, not after."""
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+def require_space(needs: Mapping[Path, int]) -> list[str]:
+    """Return a sentence for each disk that has less room than what the folders on it will roughly take, in bytes."""
+    disks: dict[Path, int] = {}
+    for folder, n_bytes in needs.items():
+        place = next(path for path in (folder, *folder.parents) if path.exists())
+        disk = next(path for path in (place, *place.parents) if os.path.ismount(path))
+        disks[disk] = disks.get(disk, 0) + n_bytes
+    return [
+        f"{disk}: needs about {n_bytes / 1e6:.1f} MB free and has {free / 1e6:.1f} MB"
+        for disk, n_bytes in disks.items()
+        if n_bytes > (free := shutil.disk_usage(disk).free)
+    ]
 
 
 def hash_bytes(data: bytes) -> str:
-    """Return the clip id of a file whose bytes are at hand."""
+    """Return the SHA-256 of bytes: the clip id of a recording, the name of a shard."""
     return hashlib.sha256(data).hexdigest()
 
 
 def digest(content: Any) -> str:
     """Return the SHA-256 of canonical JSON."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hash_bytes(text.encode())

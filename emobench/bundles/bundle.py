@@ -15,8 +15,6 @@ import itertools
 import json
 import math
 import os
-import secrets
-import shutil
 import stat
 import struct
 import time
@@ -31,7 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from emobench.errors import BundleError, ConfigError, listing
-from emobench.files import storage_errors, sync_folder, write_bytes
+from emobench.files import published, storage_errors, write_bytes
 from emobench.models import ModelSpec, check_parameters, get_model, missing_packages
 from emobench.models.compiled import compiled
 from emobench.registry import resolve
@@ -40,7 +38,7 @@ from emobench.results.environment import versions
 if TYPE_CHECKING:
     import numpy as np
     from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import LabelEncoder, StandardScaler
+    from sklearn.preprocessing import StandardScaler
 
 SCHEMA_VERSION = 1
 MANIFEST = "bundle.json"
@@ -136,16 +134,6 @@ class Bundle:
     scores: Any = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     checksum: str = ""
-
-
-def label_encoder(classes: Sequence[str]) -> LabelEncoder:
-    """Return the encoder whose `inverse_transform` turns a bundle's predictions into labels."""
-    import numpy as np
-    from sklearn.preprocessing import LabelEncoder
-
-    encoder = LabelEncoder()
-    encoder.classes_ = np.array(classes)
-    return encoder
 
 
 def save_bundle(folder: str | os.PathLike, bundle: Bundle) -> None:
@@ -900,35 +888,6 @@ def _check_replaceable_file(path: Path) -> None:
 
 
 def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files beside the target, then rename.
-
-    A process that is killed leaves the old bundle or the new one. Between the two renames there is none for a moment;
-    who is killed just there leaves the old one beside it, and the next call puts it back.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _clear(folder)
-    token = secrets.token_hex(4)
-    new, old = (folder.with_name(f".{folder.name}.{state}-{token}") for state in ("new", "old"))
-    try:
-        new.mkdir()
+    with published(folder, replaces=True) as new:
         for name, data in files.items():
-            with open(new / name, "xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        sync_folder(new)
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(new, folder)
-        sync_folder(folder.parent)
-    finally:
-        _clear(folder)
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an unfinished `_publish` left beside the target, but put an old bundle back where there is no new."""
-    for path in sorted(folder.parent.iterdir()):
-        if path.name.startswith(f".{folder.name}.old-") and not folder.exists():
-            os.replace(path, folder)
-        elif path.name.startswith((f".{folder.name}.old-", f".{folder.name}.new-")):
-            shutil.rmtree(path, ignore_errors=True)
+            write_bytes(new / name, data)

@@ -16,16 +16,19 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    PrivateAttr,
     StringConstraints,
+    ValidationInfo,
     field_validator,
     model_serializer,
     model_validator,
 )
 
-from emobench import features, metrics, models, protocols
+from emobench import features, metrics, models
 from emobench.audio import AudioPolicy
 from emobench.corpora import get_corpus
 from emobench.errors import ConfigError, did_you_mean
+from emobench.protocols import get_protocol
 
 SCHEMA_VERSION = 1
 
@@ -40,17 +43,18 @@ class LocatedError(ValueError):
         self.faults = faults
 
 
-def _usable_path(text: str) -> str:
-    """Refuse what the system would refuse to look for at all."""
+def _resolved(text: str, info: ValidationInfo) -> str:
+    """Return a path of a config as an absolute one: relative to the config's folder, with `~` expanded."""
     try:
-        os.fsencode(Path(text).expanduser())
+        path = os.path.normpath((info.context or {}).get("folder", Path.cwd()) / Path(text).expanduser())
+        os.fsencode(path)
     except UnicodeEncodeError:
-        raise ValueError(f"must be a path. {text!r} holds a character that no name can have. Correct it.") from None
+        raise ValueError(f"{text!r} holds a character that no path can have. Correct it.") from None
     except RuntimeError:
-        raise ValueError(f"must be a path. {text!r} begins with an unknown user. Write the folder out.") from None
+        raise ValueError(f"{text!r} begins with an unknown user. Write the folder out.") from None
     if "\0" in text:
-        raise ValueError(f"must be a path. {text!r} holds a NUL character. Correct it.")
-    return text
+        raise ValueError(f"{text!r} holds a NUL character, which no path can have. Correct it.")
+    return path
 
 
 def _known(get: Callable[[str], Any]) -> AfterValidator:
@@ -68,9 +72,9 @@ CorpusName = Annotated[Name, _known(get_corpus)]
 FeaturesName = Annotated[Name, _known(features.get_features)]
 MetricName = Annotated[Name, _known(metrics.get_metric)]
 ModelName = Annotated[Name, _known(models.get_model)]
-ProtocolName = Annotated[Name, _known(protocols.get_protocol)]
+ProtocolName = Annotated[Name, _known(get_protocol)]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
-FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_usable_path)]
+FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_resolved)]
 
 
 class _Closed(BaseModel):
@@ -154,11 +158,11 @@ class ProtocolConfig(_Closed):
     @property
     def options(self) -> dict[str, Any]:
         given = {"n_splits": self.n_splits, "path": self.path, "protocol": self.protocol}
-        return {**protocols.get_protocol(self.name).options, **{k: v for k, v in given.items() if v is not None}}
+        return {**get_protocol(self.name).options, **{k: v for k, v in given.items() if v is not None}}
 
     @model_validator(mode="after")
     def _check(self) -> ProtocolConfig:
-        row = protocols.get_protocol(self.name)
+        row = get_protocol(self.name)
         given = {key for key in self.model_fields_set - {"name", "id"} if getattr(self, key) is not None}
         takes = f"It takes {', '.join(row.options)}." if row.options else "It takes no options."
         faults: list[tuple[Location, str]] = [
@@ -242,7 +246,7 @@ class PremiumConfig(_Closed):
 
     @model_validator(mode="after")
     def _check(self) -> PremiumConfig:
-        if self.random is not None and not protocols.get_protocol(self.random.name).is_leaky:
+        if self.random is not None and not get_protocol(self.random.name).is_leaky:
             raise LocatedError(
                 (
                     ("random", "name"),
@@ -253,7 +257,15 @@ class PremiumConfig(_Closed):
 
 
 class RunConfig(_Closed):
-    """Everything that a run is: what it leaves out has the default that stands here."""
+    """Everything that a run is: what it leaves out has the default that stands here, and its paths are absolute.
+
+    Attributes
+    ----------
+    name : str
+        The stem of the config's file.
+    remarks : tuple of str
+        What the person should know about the config.
+    """
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION)
     corpora: list[CorpusConfig] = Field(min_length=1)
@@ -270,6 +282,16 @@ class RunConfig(_Closed):
     allow_missing_class: bool = False
     job_timeout_s: float | None = Field(default=None, gt=0)
     premium: PremiumConfig | None = None
+    _name: str = PrivateAttr("run")
+    _remarks: tuple[str, ...] = PrivateAttr(())
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self._remarks
 
     @model_serializer(mode="wrap")
     def _leave_out_what_is_absent(self, serialize: Any) -> dict[str, Any]:
@@ -326,7 +348,7 @@ class RunConfig(_Closed):
     @property
     def honest_protocols(self) -> list[ProtocolConfig]:
         """Those under which nothing but the speaker is new in a test part: what the leakage premium compares with."""
-        return [row for row in self.protocols if protocols.get_protocol(row.name).is_speaker_independent]
+        return [row for row in self.protocols if get_protocol(row.name).is_speaker_independent]
 
     def with_premium(self) -> RunConfig:
         """Return the config with a `premium` that is written out, and its protocol among the others.
@@ -339,7 +361,7 @@ class RunConfig(_Closed):
                 f"{', '.join(row.label for row in self.protocols)}. Add group-kfold to `protocols`."
             )
         given = self.premium.random if self.premium else None
-        own = next((row for row in self.protocols if protocols.get_protocol(row.name).is_leaky), None)
+        own = next((row for row in self.protocols if get_protocol(row.name).is_leaky), None)
         if self.premium is None and own is not None:
             return self
         sizes = [row.options["n_splits"] for row in self.honest_protocols if "n_splits" in row.options]

@@ -5,87 +5,81 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
 
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
 from emobench import models
 from emobench.config.schema import SCHEMA_VERSION, LocatedError, Location, ModelConfig, RunConfig
-from emobench.errors import MAX_LISTED, ConfigError, EmobenchError, did_you_mean
+from emobench.errors import MAX_LISTED, ConfigError, did_you_mean
 
 MAX_BYTES = 65_536  # a parser in Python takes seconds for more
-MAX_DEPTH = 12
 LineOf = Callable[[Sequence[Any]], int | None]
 
-
-@dataclass(frozen=True)
-class LoadedConfig:
-    """A config with where it came from: its name (the file's stem), its folder, and remarks for the user."""
-
-    config: RunConfig
-    name: str
-    folder: Path
-    remarks: tuple[str, ...] = ()
-
-    def resolve_path(self, path: str) -> Path:
-        """Return a path of the config: relative to the config's folder, with `~` expanded."""
-        return Path(os.path.normpath(self.folder / Path(path).expanduser()))
+_NO_MAPPING = "a config is a mapping of keys (`corpora:`, `models:` …), and this is {}. Begin from configs/all.yaml."
 
 
-def load_config(path: str | os.PathLike[str]) -> LoadedConfig:
-    """Read and check a config file.
+def load_config(config: str | os.PathLike[str] | Mapping[str, Any] | RunConfig) -> RunConfig:
+    """Return a config given as a YAML file, as plain data, or as it is.
+
+    Paths in a file are relative to its folder, those in plain data to the working directory.
 
     Raises
     ------
     ConfigError
-        One message with every fault: file, key, line, what must hold and what was given.
+        One message with every fault: file, key, line, what is wrong and what was given.
     """
-    path = Path(path)
+    if isinstance(config, RunConfig):
+        return config
+    if isinstance(config, Mapping):
+        return validate_config(dict(config))
+    path = Path(config)
     try:
         if not path.is_file():
             state = "a folder" if path.is_dir() else "not a regular file" if path.exists() else "not there"
-            raise ConfigError(f"{path}: must be a config file. It is {state}. Name a YAML file, as configs/all.yaml.")
+            raise ConfigError(f"{path}: the config is {state}. Name a YAML file, as configs/all.yaml.")
         if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(
-                f"{path}: must be at most {MAX_BYTES:,} bytes. It has {path.stat().st_size:,}. Name a config."
-            )
+            size = f"{path.stat().st_size:,} bytes, more than {MAX_BYTES:,}"
+            raise ConfigError(f"{path}: {size}, so it is no config. Name a YAML file, as configs/all.yaml.")
         content = path.read_bytes()
-    except (OSError, ValueError) as error:
-        if isinstance(error, EmobenchError):
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}. Check the path and its permissions.") from None
+    except ValueError as error:
+        if isinstance(error, ConfigError):
             raise
-        reason = getattr(error, "strerror", None) or error
-        raise ConfigError(f"{path}: must be readable. {reason}. Check the path and its permissions.") from None
-    config, remarks = parse_config(content, path.name)
-    return LoadedConfig(config, path.stem, path.resolve().parent, remarks)
+        raise ConfigError(f"{path}: {error}. Check the path.") from None  # a NUL in it
+    return parse_config(content, path.name, name=path.stem, folder=path.resolve().parent)
 
 
-def parse_config(content: bytes | str, source: str = "config") -> tuple[RunConfig, tuple[str, ...]]:
-    """Parse the text of a config; return it with remarks on what was dropped as a duplicate."""
+def parse_config(
+    content: bytes | str, source: str = "config", *, name: str = "run", folder: Path | None = None
+) -> RunConfig:
+    """Parse the text of a config; see `load_config`."""
     text = _decode(content, source) if isinstance(content, bytes) else content
     data, line_of = _read_yaml(text, source)
-    return validate_config(data, source, line_of)
+    return validate_config(data, source, line_of, name=name, folder=folder)
 
 
 def validate_config(
-    data: Any, source: str = "config", line_of: LineOf = lambda _: None
-) -> tuple[RunConfig, tuple[str, ...]]:
+    data: Any,
+    source: str = "config",
+    line_of: LineOf = lambda _: None,
+    *,
+    name: str = "run",
+    folder: Path | None = None,
+) -> RunConfig:
     """Check a config given as plain data; raise `ConfigError` with every fault at once."""
     if not isinstance(data, dict):
-        raise ConfigError(
-            f"{source}: must be a mapping of keys (`corpora:`, `models:` …). It is {_kind(data)}. "
-            "Begin from configs/all.yaml."
-        )
+        raise ConfigError(f"{source}: {_NO_MAPPING.format(_kind(data))}")
     newer = data.get("schema_version", SCHEMA_VERSION)
     if isinstance(newer, int) and not isinstance(newer, bool) and newer > SCHEMA_VERSION:
         where = _where(("schema_version",), source, line_of)
-        raise ConfigError(f"{where}: must be at most {SCHEMA_VERSION}. Got {newer}. Upgrade emobench to read it.")
+        raise ConfigError(
+            f"{where}: this emobench reads up to version {SCHEMA_VERSION}. Got {newer}. Upgrade emobench."
+        )
     try:
-        config = RunConfig.model_validate(data)
+        config = RunConfig.model_validate(data, context={"folder": folder or Path.cwd()})
     except ValidationError as error:
         faults = [fault for detail in error.errors(include_url=False) for fault in _faults(detail, source, line_of)]
         raise _config_error(faults) from None
@@ -94,7 +88,9 @@ def validate_config(
             config = config.with_premium()
         except ConfigError as error:
             raise ConfigError(f"{_where(('premium',), source, line_of)}: {error}") from None
-    return _drop_duplicates(config, source, line_of)
+    config, remarks = _drop_duplicates(config, source, line_of)
+    config._name, config._remarks = name, remarks
+    return config
 
 
 def _config_error(faults: Sequence[tuple[int | None, str]]) -> ConfigError:
@@ -105,14 +101,10 @@ def _config_error(faults: Sequence[tuple[int | None, str]]) -> ConfigError:
 
 
 def _decode(content: bytes, source: str) -> str:
-    if content.startswith((b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf")):
-        raise ConfigError(f"{source}: must be UTF-8 without a byte order mark. It has one. Save it as plain UTF-8.")
-    if b"\0" in content:
-        raise ConfigError(f"{source}: must be text. It holds a NUL character. Save it as plain UTF-8.")
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{source}: must be UTF-8. Byte {error.start} is not. Save it as plain UTF-8.") from None
+        raise ConfigError(f"{source}: byte {error.start} is not UTF-8. Save the file as UTF-8.") from None
 
 
 def _read_yaml(text: str, source: str) -> tuple[Any, LineOf]:
@@ -121,44 +113,33 @@ def _read_yaml(text: str, source: str) -> tuple[Any, LineOf]:
     from ruamel.yaml.error import YAMLError
 
     try:
-        _check_events(YAML(typ="safe", pure=True).parse(text), source)
+        _refuse_aliases(YAML(typ="safe", pure=True).parse(text), source)
         node = YAML(typ="safe", pure=True).compose(text)
         if node is None:
-            raise ConfigError(
-                f"{source}: must be a mapping of keys (`corpora:`, `models:` …). It is empty. "
-                "Begin from configs/all.yaml."
-            )
+            raise ConfigError(f"{source}: {_NO_MAPPING.format('empty')}")
         if faults := [(line, f"{source}{text}") for line, text in _key_faults(node, ())]:
             raise _config_error(faults)
         data = YAML(typ="safe", pure=True).constructor.construct_document(node)
-    except (YAMLError, ValueError, RecursionError) as error:
+    except RecursionError:
+        raise ConfigError(f"{source}: nested too deeply for a config. Flatten it.") from None
+    except (YAMLError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"{source}{_mark(error)}: must be valid YAML 1.2. {_problem(error)}") from None
+        mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+        line = f" (line {mark.line + 1})" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error).strip().splitlines()[0]
+        raise ConfigError(f"{source}{line}: not valid YAML: {problem.strip().rstrip('.')}. Correct it.") from None
     return data, lambda path: _line(node, path)
 
 
-def _check_events(events: Iterator[Any], source: str) -> None:
-    """Refuse what a config never needs, before anything is constructed: aliases, tags, depth, more documents."""
-    from ruamel.yaml import events as kinds
+def _refuse_aliases(events: Iterator[Any], source: str) -> None:
+    """Refuse anchors and aliases before anything is built of them: a few lines of them can stand for gigabytes."""
+    from ruamel.yaml.events import AliasEvent
 
-    depth = n_documents = 0
     for event in events:
-        where = f"{source} (line {event.start_mark.line + 1})"
-        if isinstance(event, kinds.AliasEvent) or getattr(event, "anchor", None):
-            raise ConfigError(f"{where}: anchors and aliases (& and *) must not be used. Write it out.")
-        tag = str(event.tag) if isinstance(event, kinds.NodeEvent) and getattr(event, "tag", None) else None
-        if tag:
-            raise ConfigError(f"{where}: tags must not be used. Got {_shown(tag)}. Remove it.")
-        if isinstance(event, kinds.DocumentStartEvent):
-            n_documents += 1
-            if n_documents > 1:
-                raise ConfigError(f"{where}: must be one document. A second one starts (---). Remove it.")
-            if event.tags or tuple(event.version or (1, 2)) != (1, 2):
-                raise ConfigError(f"{where}: must be YAML 1.2 without directives (%YAML, %TAG). Remove them.")
-        depth += isinstance(event, kinds.CollectionStartEvent) - isinstance(event, kinds.CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ConfigError(f"{where}: must be nested at most {MAX_DEPTH} deep. Flatten it.")
+        if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
+            line = event.start_mark.line + 1
+            raise ConfigError(f"{source} (line {line}): anchors and aliases (& and *) are not read. Write it out.")
 
 
 def _key_faults(node: Any, location: Location) -> Iterator[tuple[int, str]]:
@@ -175,29 +156,14 @@ def _key_faults(node: Any, location: Location) -> Iterator[tuple[int, str]]:
         line = key.start_mark.line + 1
         if str(key.tag) != "tag:yaml.org,2002:str":
             shown = _shown(key.value) if isinstance(key.value, str) else "a list or a mapping"
-            hint = "Quote it." if isinstance(key.value, str) else "Write a name."
             where = f": {_dotted(location)}" if location else ""
-            yield line, f"{where} (line {line}): keys must be text. Got {shown}. {hint}"
+            yield line, f"{where} (line {line}): a key is not text: {shown}. Quote it, or write a name."
             continue
         if key.value in first:
-            where = _dotted((*location, key.value))
-            yield (
-                line,
-                f": {where} (line {line}): keys must be different. It is on line {first[key.value]} too. Remove one.",
-            )
+            where = f": {_dotted((*location, key.value))} (line {line})"
+            yield line, f"{where}: the key is on line {first[key.value]} too. Remove one."
         first.setdefault(key.value, line)
         yield from _key_faults(value, (*location, key.value))
-
-
-def _mark(error: Exception) -> str:
-    mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    return f" (line {mark.line + 1})" if mark is not None else ""
-
-
-def _problem(error: Exception) -> str:
-    text = getattr(error, "problem", None) or str(error).strip().splitlines()[0]
-    hint = "Indent with spaces." if "\\t" in text else "Correct it."
-    return f"The parser says: {text.strip().rstrip('.')}. {hint}"
 
 
 def _line(node: Any, path: Sequence[Any]) -> int | None:
@@ -232,6 +198,19 @@ def _faults(detail: Any, source: str, line_of: LineOf) -> Iterator[tuple[int | N
         yield line_of(place), f"{_where(place, source, line_of)}: {text}"
 
 
+def _reason(detail: Any, location: Sequence[Any]) -> str:
+    """Return what pydantic says of a value; of a key, what there is in its place."""
+    if detail["type"] == "extra_forbidden":
+        known = sorted(_known_keys(location[:-1]))
+        hint = " Parameters of a model stand below `params:`." if {"id", "params"} <= set(known) else ""
+        return f"unknown key.{did_you_mean(str(location[-1]), known)}{hint} Known keys: {', '.join(known)}."
+    if detail["type"] == "missing":
+        return "this key is required, and it is missing. Add it."
+    given, choices = detail.get("input"), re.findall(r"'([^']*)'", (detail.get("ctx") or {}).get("expected", ""))
+    near = did_you_mean(str(given), choices) if choices else ""
+    return f"{detail['msg'].lower() if detail['msg'].isascii() else detail['msg']}. Got {_kind(given)}.{near}"
+
+
 def _where(location: Sequence[Any], source: str, line_of: LineOf) -> str:
     line = line_of(location)
     return (f"{source}: {_dotted(location)}" if location else source) + (f" (line {line})" if line else "")
@@ -243,60 +222,6 @@ def _dotted(location: Sequence[Any]) -> str:
         name = str(part) if str(part).isprintable() else repr(part)
         text += f"[{part}]" if isinstance(part, int) else f".{name}" if text else name
     return text
-
-
-_MUST = {
-    "invalid_key": "must have keys that are text",
-    "string_type": "must be text",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "bool_type": "must be true or false",
-    "finite_number": "must be a finite number",
-    "list_type": "must be a list",
-    "dict_type": "must be a mapping of keys",
-    "model_type": "must be a name or a mapping of keys",
-    "string_pattern_mismatch": "must be 1 to 64 letters, digits, dots, dashes and underscores, the first no sign",
-    "string_too_short": "must not be empty",
-}
-
-
-def _reason(detail: Any, location: Sequence[Any]) -> str:
-    """Say what must hold, what was given and what to do."""
-    kind, given, context = detail["type"], detail.get("input"), detail.get("ctx") or {}
-    if kind == "extra_forbidden":
-        known = sorted(_known_keys(location[:-1]))
-        hint = " Parameters of a model stand below `params:`." if {"id", "params"} <= set(known) else ""
-        near = did_you_mean(str(location[-1]), known)
-        return f"must be a known key. It is none.{near}{hint} Known keys: {', '.join(known)}."
-    if kind == "missing":
-        return "must be given. It is absent. Add it."
-    if kind == "too_short":
-        return f"must have at least {context['min_length']} item(s). It has {context['actual_length']}. Add one."
-    if kind == "literal_error":
-        choices = re.findall(r"'([^']*)'", context["expected"])
-        return (
-            f"must be {context['expected']}. Got {_kind(given)}.{did_you_mean(str(given), choices)} Take one of them."
-        )
-    must = _MUST.get(kind) or detail["msg"].replace("Input should be", "must be").replace("String should", "must")
-    return f"{must}. Got {_kind(given)}. {_advice(kind, given)}"
-
-
-def _advice(kind: str, given: Any) -> str:
-    if given is None:
-        return "Give a value, or remove the key."
-    if kind == "string_type" and not isinstance(given, dict | list):
-        return "Quote it to make it text."
-    if kind == "list_type" and not isinstance(given, dict):
-        return f"Write it as a list: [{given}]."
-    if kind == "bool_type" and isinstance(given, str) and given.lower() in {"yes", "no", "on", "off"}:
-        return "In YAML 1.2 that is text; write true or false."
-    if isinstance(given, str) and kind in {"int_type", "float_type", "bool_type"} and _is_number_or_bool(given):
-        return "Write it without quotes."
-    return "Change it."
-
-
-def _is_number_or_bool(text: str) -> bool:
-    return bool(re.fullmatch(r"true|false|[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?", text))
 
 
 def _known_keys(location: Sequence[Any]) -> set[str]:
@@ -338,8 +263,8 @@ def _drop_duplicates(config: RunConfig, source: str, line_of: LineOf) -> tuple[R
         if same is not None:
             remarks.append(f"{where}: {model.entry!r} has the model and parameters of {same.entry!r} and is left out")
         elif clash is not None:
-            fault = f"entries must have different names. {model.entry!r} stands twice, with different parameters."
-            faults.append((line_of(("models", index)), f"{where}: {fault} Give one an `id:` of its own."))
+            fault = f"two entries are called {model.entry!r}, with different parameters. Give one an `id:` of its own."
+            faults.append((line_of(("models", index)), f"{where}: {fault}"))
         else:
             kept.append(model)
     if faults:

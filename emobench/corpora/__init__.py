@@ -6,8 +6,9 @@ accept at once; it opens no audio, labels come from file names or from a CSV.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from emobench.registry import lookup
 
@@ -57,12 +58,34 @@ class Scan:
         Reason → number of well-formed recordings that the options do not ask for.
     missing : tuple of str
         Recordings that a complete copy has and this folder has not.
+    generator : str
+        Fingerprint of what made a generated corpus; empty for recordings.
     """
 
     utterances: tuple[Utterance, ...]
     ignored: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    generator: str = ""
+
+
+@dataclass(frozen=True)
+class Generator:
+    """How a corpus that nobody recorded comes to be.
+
+    Attributes
+    ----------
+    home : callable
+        ``home() -> Path``: where it is kept in the user's cache; it need not exist.
+    plan : callable
+        ``plan(**options) -> Scan``: what it will hold, with nothing made.
+    make : callable
+        ``make(folder, *, n_jobs, progress, **options)``: writes it; the folder appears whole or not at all.
+    """
+
+    home: Callable[[], Path]
+    plan: Callable[..., Scan]
+    make: Callable[..., None]
 
 
 @dataclass(frozen=True)
@@ -89,6 +112,12 @@ class CorpusSpec:
         Of a complete copy.
     archives : tuple of Archive
         What ``emobench data fetch`` downloads; empty where that is not possible.
+    generator : str
+        ``"module:object"`` of the `Generator` that makes it; empty for recordings.
+    needs_path : bool
+        Whether a config must name a file of it with `path:`.
+    where : str
+        What stands for its folder in a list while it is not on the machine.
     """
 
     name: str
@@ -100,6 +129,9 @@ class CorpusSpec:
     archives: tuple[Archive, ...] = ()
     licence: str = ""
     citation: str = ""
+    generator: str = ""
+    needs_path: bool = False
+    where: str = "not here"
 
 
 CORPORA: dict[str, CorpusSpec] = {
@@ -127,6 +159,8 @@ CORPORA: dict[str, CorpusSpec] = {
             name="synthetic",
             title="Synthesised speech of RAVDESS's design: 24 speakers, 5 emotions; made on this machine",
             scan="emobench.corpora.synthetic.writing:scan",
+            generator="emobench.corpora.synthetic.writing:GENERATOR",
+            where="made when it is needed",
             emotions=("angry", "calm", "fearful", "happy", "sad"),
             n_utterances=960,
             n_speakers=24,
@@ -137,6 +171,8 @@ CORPORA: dict[str, CorpusSpec] = {
             name="manifest",
             title="Any corpus: a CSV with path, speaker, emotion and optional columns",
             scan="emobench.corpora.manifest:scan",
+            needs_path=True,
+            where="any folder",
         ),
     )
 }

@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from emobench.corpora import CorpusSpec
 from emobench.errors import ConfigError, CorpusError
+from emobench.registry import resolve
 
 
 def cache_folder() -> Path:
@@ -35,7 +37,7 @@ def cached_corpus(name: str) -> Path:
     return cache_folder() / "corpora" / name
 
 
-def locate(name: str, root: Path | None = None) -> Path | None:
+def locate(row: CorpusSpec, root: Path | None = None) -> Path | None:
     """Return the folder of a corpus, or None where it is in none of the places.
 
     Raises
@@ -45,9 +47,17 @@ def locate(name: str, root: Path | None = None) -> Path | None:
     """
     if root is not None:
         if not root.is_dir():
-            raise CorpusError(f"{root}: must be the folder of corpus {name!r}. There is no such folder. Mend `root:`.")
+            raise CorpusError(f"{root}: corpus {row.name!r} is not there, as this is no folder. Correct `root:`.")
         return root.resolve()
-    return next((place.resolve() for place in places(name) if place.is_dir()), None)
+    return next((place.resolve() for place in places(row) if place.is_dir()), None)
+
+
+def places(row: CorpusSpec) -> list[Path]:
+    """Return the places where a corpus is looked for when no root is given."""
+    data = os.environ.get("EMOBENCH_DATA")
+    given = [expand(data, "EMOBENCH_DATA") / row.name] if data else []
+    made = [resolve(row.generator).home()] if row.generator else []
+    return [*given, cached_corpus(row.name), *made]
 
 
 def expand(path: str, variable: str) -> Path:
@@ -58,10 +68,3 @@ def expand(path: str, variable: str) -> Path:
         raise ConfigError(
             f"{variable} must be a folder of a known user. Got {path!r}. Write the folder without ~."
         ) from None
-
-
-def places(name: str) -> list[Path]:
-    """Return the places where a corpus is looked for when no root is given."""
-    data = os.environ.get("EMOBENCH_DATA")
-    given = [expand(data, "EMOBENCH_DATA") / name] if data else []
-    return [*given, cached_corpus(name)]

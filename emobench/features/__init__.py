@@ -74,6 +74,38 @@ class FeatureSpec:
         return self.summarise(self.extract_frames(signal))
 
 
+@dataclass(frozen=True)
+class FeatureTable:
+    """One feature set of the utterances that a run uses, in the order of their dataset: all that a job is given.
+
+    Attributes
+    ----------
+    X : float32 array of shape (n_utterances, n_features)
+        Finite.
+    y : int array of shape (n_utterances,)
+        Codes 0..k-1 of `classes`.
+    classes : tuple of k str
+        The declared emotions in the order of the LabelEncoder.
+    ids, speakers, sexes : tuple of n_utterances str
+        Of each row: its utterance, for the fingerprint of what is fitted, and who speaks, for inner folds.
+    spec : FeatureSpec
+    key : str
+        Of the store.
+    n_computed : int
+        Recordings that were not in the store.
+    """
+
+    X: np.ndarray
+    y: np.ndarray
+    classes: tuple[str, ...]
+    ids: tuple[str, ...]
+    speakers: tuple[str, ...]
+    sexes: tuple[str, ...]
+    spec: FeatureSpec
+    key: str
+    n_computed: int = 0
+
+
 FEATURES: dict[str, FeatureSpec] = {
     row.name: row
     for row in (

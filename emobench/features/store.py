@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 
 from emobench.audio import AudioPolicy
-from emobench.corpora import Utterance
 from emobench.errors import AudioError, HeldError, StorageError
 from emobench.execution.workers import Crash, Pool
 from emobench.features import FeatureSpec, feature_identity, feature_key
@@ -39,8 +38,7 @@ from emobench.features.shards import (
     to_hashes,
     to_texts,
 )
-from emobench.files import storage_errors, write_bytes
-from emobench.protocols import Labels
+from emobench.files import hold, sweep, write_bytes
 
 QUARANTINE = "quarantine"
 FLUSH_S = 3.0
@@ -50,61 +48,6 @@ MAX_SMALL_SHARDS = 32  # where they are more
 LOCK_TIMEOUT_S = 3600
 
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
-
-
-@dataclass(frozen=True)
-class FeatureTable:
-    """The features of the utterances that a run uses, in the order of the corpus.
-
-    Attributes
-    ----------
-    X : float32 array of shape (n_utterances, n_features)
-        Finite.
-    y : int array of shape (n_utterances,)
-        Codes of `classes`.
-    classes : tuple of str
-        The declared emotions in LabelEncoder order.
-    utterances : tuple of Utterance
-    audio : tuple of str
-        Hash of each recording's samples.
-    clips : tuple of str
-        Hash of each recording's file.
-    spec : FeatureSpec
-    key : str
-        Of the store.
-    """
-
-    X: np.ndarray
-    y: np.ndarray
-    classes: tuple[str, ...]
-    utterances: tuple[Utterance, ...]
-    audio: tuple[str, ...]
-    clips: tuple[str, ...]
-    spec: FeatureSpec
-    key: str
-
-    @property
-    def ids(self) -> tuple[str, ...]:
-        """Utterance ids, unique."""
-        return tuple(utterance.id for utterance in self.utterances)
-
-    @property
-    def groups(self) -> np.ndarray:
-        """Speaker of each utterance: str array of shape (n_utterances,)."""
-        return np.array([utterance.speaker for utterance in self.utterances])
-
-    def labels(self) -> Labels:
-        """Return what a protocol may look at."""
-        return Labels(
-            ids=self.ids,
-            speakers=tuple(utterance.speaker for utterance in self.utterances),
-            emotions=tuple(utterance.emotion for utterance in self.utterances),
-            sexes=tuple(utterance.sex for utterance in self.utterances),
-            statements=tuple(utterance.statement for utterance in self.utterances),
-            intensities=tuple(utterance.intensity for utterance in self.utterances),
-            audio=self.audio,
-            corpus=self.utterances[0].corpus,
-        )
 
 
 @dataclass
@@ -233,7 +176,7 @@ class FeatureStore:
             for part in sorted(incomplete, key=lambda part: part.key):  # in one order everywhere: no deadlock
                 part.is_writable = self._hold(part, stack)
                 if part.is_writable:
-                    self._sweep(part.key)
+                    sweep(self.root / part.key, below=False)
                 # Another process may have written, or mended, in the meantime.
                 for path in self._load(part):
                     part.found.repairs.append(self._repair(path))
@@ -338,12 +281,6 @@ class FeatureStore:
             done = f"left where it is ({error.strerror})"
         return f"{path}: damaged (its content is not its name); {done}, extracted again"
 
-    def _sweep(self, key: str) -> None:
-        """Remove what a killed process left half written; only one process writes at a time."""
-        for part in (self.root / key).glob(".*.part"):
-            with contextlib.suppress(OSError):
-                part.unlink()
-
     def _merge(self, key: str) -> None:
         """Make few shards of many small ones; a reader that finds one gone looks again under the lock."""
         small = [path for path in self.shards(key) if path.stat().st_size < SMALL_BYTES]
@@ -387,23 +324,12 @@ class FeatureStore:
         StorageError
             If the store cannot be written.
         """
-        from filelock import FileLock, Timeout
-
-        path = self.lock(key)
-        lock = FileLock(path)
-        with storage_errors(path):
-            self.root.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=timeout_s)
-            except Timeout:  # an OSError too
-                raise HeldError(
-                    f"{path}: must be free. Another emobench has extracted {key} for an hour. "
-                    "Wait for it, or end it, and run the same command again."
-                ) from None
-        try:
+        refusal = (
+            f"{self.lock(key)}: another emobench is extracting {key}. Wait for it, or end it, and run the same command "
+            "again."
+        )
+        with hold(self.lock(key), refusal=refusal, timeout_s=timeout_s):
             yield
-        finally:
-            lock.release()
 
     def lock(self, key: str) -> Path:
         """Return the lock file of a feature key."""

@@ -23,7 +23,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from emobench import metrics
-from emobench.errors import HeldError, StorageError
+from emobench.errors import StorageError
 from emobench.models import Choice, Float, Int, ModelSpec, build, get_model, settings
 from emobench.protocols import Fold
 from emobench.protocols.folds import inner_folds
@@ -323,17 +323,9 @@ def _held(path: str | Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    from filelock import FileLock, Timeout
-
-    lock = Path(path).with_name(f".{Path(path).name}.lock")
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(lock, timeout=LOCK_TIMEOUT_S):
-            yield
-    except Timeout:  # an OSError too
-        raise HeldError(
-            f"{path}: must be free. Another worker has held this study for an hour. End it, and run the command again."
-        ) from None
+    refusal = f"{path}: another worker has held this study for an hour. End it, and run the same command again."
+    with hold(Path(path).with_name(f".{Path(path).name}.lock"), refusal=refusal, timeout_s=LOCK_TIMEOUT_S):
+        yield
 
 
 def _refusal(error: BaseException | None) -> str:

@@ -125,7 +125,9 @@ def _median_latency(latency: pd.DataFrame | None) -> pd.DataFrame | None:
 
 
 def write_derived(folder: Path, run: Mapping[str, Any]) -> list[str]:
-    """Derive what follows from the tables in a run's folder, and write it with ``SHA256SUMS``; return the names.
+    """Derive what follows from the tables in a run's folder, and write what changed of it; return all names.
+
+    ``SHA256SUMS`` is the last of them.
 
     Parameters
     ----------
@@ -138,7 +140,8 @@ def write_derived(folder: Path, run: Mapping[str, Any]) -> list[str]:
     sums[RUN] = hashlib.sha256(json_bytes(run)).hexdigest()
     files[SUMS] = "".join(f"{value}  {name}\n" for name, value in sorted(sums.items())).encode()
     for name, content in files.items():
-        write_bytes(folder / name, content)
+        if _read_bytes(folder / name) != content:
+            write_bytes(folder / name, content)
     return list(files)
 
 
@@ -193,6 +196,13 @@ def read_sums(folder: Path) -> dict[str, str]:
     except (OSError, UnicodeDecodeError):
         return {}
     return {name: value for value, _, name in (line.partition("  ") for line in lines) if name == Path(name).name}
+
+
+def _read_bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return None
 
 
 def _hash(path: Path) -> str:

@@ -1,28 +1,35 @@
-"""From a corpus of a config to the recordings of a run: found or made, scanned, hashed and checked."""
+"""From a corpus of a config to the recordings of a run: found, fetched or made, scanned, hashed and checked."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from emobench.audio.decoding import hash_file
-from emobench.config.schema import CorpusConfig
-from emobench.config.yaml import LoadedConfig
-from emobench.corpora import Scan, Utterance, get_corpus
-from emobench.corpora.location import cached_corpus, locate, places
-from emobench.corpora.synthetic.design import Design, plan
-from emobench.corpora.synthetic.writing import read_design, scan, write
-from emobench.errors import AudioError, ConfigError, CorpusError
-from emobench.files import storage_errors
+from emobench.config.schema import CorpusConfig, RunConfig
+from emobench.corpora import CorpusSpec, Scan, Utterance, get_corpus
+from emobench.corpora.labels import fit_encoder
+from emobench.corpora.location import cached_corpus, locate, places, store_folder
+from emobench.errors import AudioError, ConfigError, CorpusError, DataError, listing
+from emobench.features import FeatureSpec, FeatureTable, feature_key, get_features
+from emobench.features.shards import to_texts
+from emobench.features.store import Extraction, FeatureStore
 from emobench.protocols import Labels
 from emobench.registry import resolve
 from emobench.reporter import Reporter
+from emobench.results.tables import EXCLUDED, write_csv
+
+if TYPE_CHECKING:
+    from sklearn.preprocessing import LabelEncoder
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,8 @@ class Dataset:
     utterances : tuple of Utterance
     clips : tuple of str
         Hash of each recording's file; of its name where the corpus is only planned.
+    audio : tuple of str
+        Hash of each recording's samples; of its file as long as it was not decoded.
     classes : tuple of str
         Declared emotions, sorted: the order of the LabelEncoder.
     generator : str
@@ -54,11 +63,12 @@ class Dataset:
     root: Path | None
     utterances: tuple[Utterance, ...]
     clips: tuple[str, ...]
+    audio: tuple[str, ...]
     classes: tuple[str, ...]
     generator: str = ""
     excluded: tuple[AudioError, ...] = ()
     n_missing: int = 0
-    remarks: tuple[str, ...] = field(default=())
+    remarks: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
@@ -69,40 +79,51 @@ class Dataset:
         ]
         return hashlib.sha256("\n".join([*self.classes, *sorted(lines)]).encode()).hexdigest()[:16]
 
+    @cached_property
+    def encoder(self) -> LabelEncoder:
+        """The LabelEncoder that all models share, fitted on the declared emotions."""
+        return fit_encoder(self.classes)
+
+    @cached_property
+    def y(self) -> np.ndarray:
+        """Codes of the emotions: int array of shape (n_utterances,)."""
+        return self.encoder.transform([utterance.emotion for utterance in self.utterances])
+
+    @cached_property
+    def labels(self) -> Labels:
+        """What a protocol may look at."""
+        return Labels(
+            ids=tuple(utterance.id for utterance in self.utterances),
+            speakers=tuple(utterance.speaker for utterance in self.utterances),
+            emotions=tuple(utterance.emotion for utterance in self.utterances),
+            sexes=tuple(utterance.sex for utterance in self.utterances),
+            statements=tuple(utterance.statement for utterance in self.utterances),
+            intensities=tuple(utterance.intensity for utterance in self.utterances),
+            audio=self.audio,
+            corpus=self.name,
+        )
+
     @property
     def n_speakers(self) -> int:
-        return len({utterance.speaker for utterance in self.utterances})
+        return len(set(self.labels.speakers))
 
     def path(self, utterance: Utterance) -> Path:
         """Return where a recording is."""
         return (self.root or Path()) / utterance.path
 
-    def labels(self) -> Labels:
-        """Return what a protocol may look at, with the file's hash for the audio's."""
-        return Labels(
-            ids=tuple(u.id for u in self.utterances),
-            speakers=tuple(u.speaker for u in self.utterances),
-            emotions=tuple(u.emotion for u in self.utterances),
-            sexes=tuple(u.sex for u in self.utterances),
-            statements=tuple(u.statement for u in self.utterances),
-            intensities=tuple(u.intensity for u in self.utterances),
-            audio=self.clips,
-            corpus=self.name,
-        )
+    def take(self, rows: Sequence[int], **changes: object) -> Dataset:
+        """Return the dataset with some of its recordings only."""
+        parts = {name: tuple(getattr(self, name)[row] for row in rows) for name in ("utterances", "clips", "audio")}
+        return replace(self, **{**parts, **changes})
 
     def without(self, faults: Sequence[AudioError]) -> Dataset:
         """Return the dataset without the recordings that have a fault."""
         bad = {fault.path for fault in faults}
-        kept = [(u, clip) for u, clip in zip(self.utterances, self.clips, strict=True) if str(self.path(u)) not in bad]
-        return replace(
-            self,
-            utterances=tuple(u for u, _ in kept),
-            clips=tuple(clip for _, clip in kept),
-            excluded=(*self.excluded, *faults),
-        )
+        kept = [row for row, utterance in enumerate(self.utterances) if str(self.path(utterance)) not in bad]
+        return self.take(kept, excluded=(*self.excluded, *faults))
 
 
-def open_dataset(corpus: CorpusConfig, loaded: LoadedConfig, *, n_jobs: int, reporter: Reporter) -> Dataset:
+def open_dataset(corpus: CorpusConfig, *, n_jobs: int, reporter: Reporter, output: Path | None = None) -> Dataset:
     """Find, fetch or make a corpus; scan, select and hash its recordings.
 
     Unreadable files are collected in `excluded`, and whether that ends the run is decided with all other faults.
@@ -112,121 +133,122 @@ def open_dataset(corpus: CorpusConfig, loaded: LoadedConfig, *, n_jobs: int, rep
     CorpusError
         If the corpus is not there, or its names or labels are wrong.
     ConfigError
-        If it has no utterance of a declared emotion.
+        If it has no utterance of a declared emotion, or the folder `output` lies in it.
     """
-    found = scan_corpus(corpus, loaded, n_jobs=n_jobs, reporter=reporter)
-    utterances, classes = select_emotions(found.scan, corpus, found.name)
-    hashes, faults = hash_clips([found.root / utterance.path for utterance in utterances])
-    dataset = Dataset(
-        name=found.name,
-        root=found.root,
-        utterances=utterances,
-        clips=tuple(clip or "" for clip in hashes),
-        classes=classes,
-        generator=found.generator,
-        n_missing=len(found.scan.missing),
-        remarks=(*found.remarks, *_scan_remarks(found.scan, found.name)),
-    )
-    return dataset.without(faults)
+    row, root = obtain(corpus, n_jobs=n_jobs, reporter=reporter)
+    dataset = _select(scan(corpus, row, root), corpus, row, root)
+    _check_apart(dataset, row, output)
+    hashes, faults = hash_clips([dataset.path(utterance) for utterance in dataset.utterances])
+    clips = tuple(clip or "" for clip in hashes)
+    return replace(dataset, clips=clips, audio=clips).without(faults)
 
 
-def plan_dataset(corpus: CorpusConfig, loaded: LoadedConfig) -> Dataset:
-    """Return the dataset as far as it can be known without making, fetching or hashing anything."""
-    if is_to_be_made(corpus, loaded):
-        scan = Scan(plan())
-        utterances, classes = select_emotions(scan, corpus, "synthetic")
-        clips = tuple(utterance.id for utterance in utterances)
-        generator = Design().fingerprint()
-        return Dataset("synthetic", None, utterances, clips, classes, generator, remarks=(_stand_in(corpus),))
-    return open_dataset(corpus, loaded, n_jobs=1, reporter=Reporter())
+def plan_dataset(corpus: CorpusConfig, *, output: Path | None = None) -> Dataset:
+    """Return the dataset as far as it can be known with nothing made or fetched."""
+    row, root = find(corpus)
+    if root is None and row.generator:
+        return _select(resolve(row.generator).plan(), corpus, row, None)
+    if root is None and corpus.when_missing == "fetch":
+        raise _absent(corpus, "A plan downloads nothing. ")
+    return open_dataset(corpus, n_jobs=1, reporter=Reporter(), output=output)
 
 
-def is_to_be_made(corpus: CorpusConfig, loaded: LoadedConfig) -> bool:
-    """Return whether the synthetic corpus will stand for this one and is not there yet."""
-    if corpus.path is not None or _find(corpus, loaded) is not None:
-        return False
-    return (corpus.name == "synthetic" or corpus.when_missing == "synthetic") and not synthetic_folder().is_dir()
+def find(corpus: CorpusConfig) -> tuple[CorpusSpec, Path | None]:
+    """Return the row that is really used and its folder, None where it must be fetched or made first."""
+    row = get_corpus(corpus.name)
+    if corpus.path is not None:
+        return row, Path(corpus.root or Path(corpus.path).parent)
+    root = locate(row, Path(corpus.root) if corpus.root else None)
+    if root is None and corpus.when_missing not in ("error", "fetch"):
+        row = get_corpus(corpus.when_missing)
+        root = locate(row)
+    return row, root
 
 
-def _find(corpus: CorpusConfig, loaded: LoadedConfig) -> Path | None:
-    return locate(corpus.name, loaded.resolve_path(corpus.root) if corpus.root else None)
-
-
-@dataclass(frozen=True)
-class ScannedCorpus:
-    """A corpus on this machine: what rows call it, its folder, its scan, and the generator's fingerprint if any."""
-
-    name: str
-    root: Path
-    scan: Scan
-    generator: str = ""
-    remarks: tuple[str, ...] = ()
-
-
-def scan_corpus(corpus: CorpusConfig, loaded: LoadedConfig, *, n_jobs: int, reporter: Reporter) -> ScannedCorpus:
-    """Find a corpus, or fetch or make it as `when_missing` says, and scan its names and labels.
+def obtain(corpus: CorpusConfig, *, n_jobs: int, reporter: Reporter) -> tuple[CorpusSpec, Path]:
+    """Return the row that is really used and its folder, fetched or made as `when_missing` says.
 
     Raises
     ------
     CorpusError
-        If it is not there, or names or labels are wrong.
+        If it is not there.
     """
-    row = get_corpus(corpus.name)
-    if corpus.path is not None:
-        path = loaded.resolve_path(corpus.path)
-        root = loaded.resolve_path(corpus.root) if corpus.root else path.parent
-        return ScannedCorpus(corpus.label, root, resolve(row.scan)(root, path=path, name=corpus.label))
-    root = _find(corpus, loaded)
-    if root is None and corpus.name == "synthetic":
-        return _scan_synthetic(make_synthetic(n_jobs=n_jobs, reporter=reporter))
-    if root is None and corpus.when_missing == "synthetic":
-        return _scan_synthetic(make_synthetic(n_jobs=n_jobs, reporter=reporter), _stand_in(corpus))
-    if root is None and corpus.when_missing == "fetch":
+    row, root = find(corpus)
+    if root is None and row.generator:
+        root = make(row, n_jobs=n_jobs, reporter=reporter)
+    elif root is None and corpus.when_missing == "fetch":
         from emobench.corpora.fetch import fetch
 
         reporter.say(f"Downloading {row.title}")
         root = fetch(row, cached_corpus(corpus.name))
-    if root is None:
-        looked = ", ".join(map(str, places(corpus.name)))
-        raise CorpusError(
-            f"Corpus {corpus.name!r} must be on this machine. It is in none of: {looked}. "
-            f"Set `root:` or EMOBENCH_DATA, run `emobench data fetch {corpus.name}`, or set `when_missing: synthetic`."
-        )
-    return (
-        _scan_synthetic(root)
-        if corpus.name == "synthetic"
-        else ScannedCorpus(corpus.name, root, resolve(row.scan)(root))
-    )
+    elif root is None:
+        raise _absent(corpus)
+    return row, root
 
 
-def _scan_synthetic(root: Path, *remarks: str) -> ScannedCorpus:
-
-    return ScannedCorpus("synthetic", root, scan(root), read_design(root).fingerprint(), remarks)
-
-
-def synthetic_folder(design: Design | None = None) -> Path:
-    """Return where a synthetic corpus is kept in the user's cache, the one of 960 clips unless said."""
-
-    return cached_corpus(f"synthetic-{(design or Design()).fingerprint()[:12]}")
+def scan(corpus: CorpusConfig, row: CorpusSpec, root: Path) -> Scan:
+    """Scan the names and labels of a corpus; raise `CorpusError` if they are wrong."""
+    options = {"path": Path(corpus.path), "name": corpus.label} if corpus.path else {}
+    return resolve(row.scan)(root, **options)
 
 
-def make_synthetic(*, n_jobs: int, reporter: Reporter, folder: Path | None = None, n_speakers: int = 24) -> Path:
-    """Make the synthetic corpus where it is not there yet, in the user's cache unless said; return its folder."""
-
-    design = Design(n_speakers=n_speakers)
-    folder = folder or synthetic_folder(design)
-    n_clips = len(plan(design))
+def make(row: CorpusSpec, *, n_jobs: int, reporter: Reporter, folder: Path | None = None, **options: object) -> Path:
+    """Make a generated corpus where it is not there yet, in the user's cache by default; return its folder."""
+    generator = resolve(row.generator)
+    folder = folder or generator.home()
+    n_clips = len(generator.plan(**options).utterances)
     if not folder.is_dir():
-        reporter.say(f"Making the synthetic corpus ({n_clips} clips) in {folder}")
-    with storage_errors(folder), reporter.track("synthesise", n_clips) as advance:
-        write(folder, design, n_jobs=n_jobs, progress=advance)
+        reporter.say(f"Making the {row.name} corpus ({n_clips} clips) in {folder}")
+    with reporter.track("synthesise", n_clips) as advance:
+        generator.make(folder, n_jobs=n_jobs, progress=advance, **options)
     return folder
 
 
-def _stand_in(corpus: CorpusConfig) -> str:
+def _select(found: Scan, corpus: CorpusConfig, row: CorpusSpec, root: Path | None) -> Dataset:
+    """Return the dataset of the declared emotions, with names in place of hashes."""
+    is_asked_for = row.name == corpus.name
+    name = corpus.label if is_asked_for else row.name
+    utterances, classes = select_emotions(found, corpus, name)
+    ids = tuple(utterance.id for utterance in utterances)
+    return Dataset(
+        name=name,
+        root=root,
+        utterances=utterances,
+        clips=ids,
+        audio=ids,
+        classes=classes,
+        generator=found.generator,
+        n_missing=len(found.missing),
+        remarks=(*([] if is_asked_for else [_stand_in(corpus, row)]), *_scan_remarks(found, name)),
+    )
+
+
+def _check_apart(dataset: Dataset, row: CorpusSpec, output: Path | None) -> None:
+    """Refuse an output folder or a store whose files would be read as recordings, or beside them."""
+    root = (dataset.root or Path()).resolve()
+    for what, folder in (("--output", output), ("The feature store", store_folder().resolve())):
+        if folder is None or (folder != root and root not in folder.parents):
+            continue
+        if row.needs_path and not any(folder in (root / u.path).parents for u in dataset.utterances):
+            continue  # a manifest reads only what it names
+        raise ConfigError(
+            f"{what} must not be inside a corpus, where it would be read as data. {folder} is in {root}. "
+            "Choose another folder."
+        )
+
+
+def _absent(corpus: CorpusConfig, reason: str = "") -> CorpusError:
+    looked = ", ".join(map(str, places(get_corpus(corpus.name))))
+    return CorpusError(
+        f"Corpus {corpus.name!r} is not on this machine; it is in none of: {looked}. {reason}"
+        f"Set `root:` or EMOBENCH_DATA, run `emobench data fetch {corpus.name}`, or set `when_missing: synthetic`."
+    )
+
+
+def _stand_in(corpus: CorpusConfig, row: CorpusSpec) -> str:
     return (
-        f"Corpus {corpus.name!r} is not on this machine, so the synthetic corpus stands in for it: computer-generated "
-        f"sounds, whose figures say nothing about {corpus.name}. Every row says `synthetic`. For the real one, set "
+        f"Corpus {corpus.name!r} is not on this machine, so the {row.name} corpus stands in for it: computer-generated "
+        f"sounds, whose figures say nothing about {corpus.name}. Every row says `{row.name}`. For the real one, set "
         f"EMOBENCH_DATA or run `emobench data fetch {corpus.name}`."
     )
 
@@ -283,3 +305,125 @@ def hash_clips(paths: Sequence[Path]) -> tuple[list[str | None], list[AudioError
         [outcome if isinstance(outcome, str) else None for outcome in outcomes],
         [outcome for outcome in outcomes if isinstance(outcome, AudioError)],
     )
+
+
+# --- features -------------------------------------------------------------------------------------------------------
+
+
+def extract(
+    config: RunConfig,
+    datasets: Sequence[Dataset],
+    *,
+    pool: Callable[[], Any],
+    excluded: Path | None,
+    reporter: Reporter,
+) -> tuple[list[Dataset], dict[tuple[str, str], FeatureTable], list[str]]:
+    """Extract the features of all datasets; a recording that fails in one feature set is out of all of them.
+
+    Parameters
+    ----------
+    excluded : path, optional
+        CSV for the list of recordings that cannot be used, where they end the run.
+
+    Returns
+    -------
+    datasets : list of Dataset
+        Without the recordings that cannot be used, and with the hashes of samples.
+    tables : dict of (corpus, features) to FeatureTable
+    remarks : list of str
+
+    Raises
+    ------
+    DataError
+        If recordings cannot be used, and the config does not leave them out.
+    """
+    store, specs = FeatureStore(store_folder()), [get_features(name) for name in config.features]
+    found: list[list[Extraction]] = []
+    faults: dict[str, list[AudioError]] = {}
+    remarks: list[str] = []
+    for dataset in datasets:
+        clips = [(clip, dataset.path(u)) for clip, u in zip(dataset.clips, dataset.utterances, strict=True)]
+        with reporter.track(f"features of {dataset.name}", len(clips)) as advance:
+            parts = store.extract(
+                specs, clips, policy=config.audio.policy, pool=pool, on_progress=lambda done, _, a=advance: a(done)
+            )
+        found.append(parts)
+        faults[dataset.name] = _all_faults(dataset, parts, clips)
+        remarks += [f"{path}: {part.warnings[clip]}" for part in parts for clip, path in clips if clip in part.warnings]
+        for repair in dict.fromkeys(repair for part in parts for repair in part.repairs):
+            reporter.warn(repair)
+    if any(faults.values()):
+        _refuse_faults(config, faults, excluded)
+        remarks.append(
+            f"{sum(map(len, faults.values()))} recordings are excluded (on_bad_audio: skip); excluded.csv lists them"
+        )
+        reporter.warn(remarks[-1])
+    kept, tables = [], {}
+    for dataset, parts in zip(datasets, found, strict=True):
+        whole, rows = _usable(dataset, parts, faults[dataset.name])
+        kept.append(whole)
+        for spec, part in zip(specs, parts, strict=True):
+            tables[dataset.name, spec.name] = _table(whole, spec, config, part, rows)
+    return kept, tables, remarks
+
+
+def _all_faults(dataset: Dataset, parts: Sequence[Extraction], clips: Sequence[tuple[str, Path]]) -> list[AudioError]:
+    """Return what is wrong with a dataset, one fault a path: a clip under several names is read once."""
+    names = defaultdict(list)
+    for clip, path in clips:
+        names[clip].append(str(path))
+    same = {path: group for group in names.values() for path in group}
+    first = {fault.path: fault for fault in dataset.excluded}
+    for part in parts:
+        for fault in part.faults:
+            for path in same.get(fault.path, [fault.path]):
+                first.setdefault(path, AudioError(path, fault.reason))
+    return list(first.values())
+
+
+def _refuse_faults(config: RunConfig, faults: Mapping[str, Sequence[AudioError]], excluded: Path | None) -> None:
+    """Raise `DataError` with what cannot be used, unless the config leaves it out."""
+    if config.on_bad_audio == "skip":
+        return
+    every = sorted((fault for group in faults.values() for fault in group), key=str)
+    where = "`emobench data verify` lists all of them"
+    if excluded is not None:
+        write_excluded(excluded, faults)
+        where = f"The full list is in {excluded}"
+    raise DataError(
+        f"{len(every)} recordings cannot be used:\n{listing([str(fault) for fault in every])}\n"
+        f"{where}. Repair or remove them, or set on_bad_audio: skip to leave them out."
+    )
+
+
+def _usable(dataset: Dataset, parts: Sequence[Extraction], faults: Sequence[AudioError]) -> tuple[Dataset, np.ndarray]:
+    """Return the dataset without what cannot be used, with the hashes of samples, and the rows that are left."""
+    bad = {fault.path for fault in faults}
+    rows = np.flatnonzero([str(dataset.path(utterance)) not in bad for utterance in dataset.utterances])
+    if not len(rows):
+        raise DataError(f"Corpus {dataset.name!r} has no usable recordings; all are excluded. Repair them.")
+    assert all(part.is_found[rows].all() for part in parts)
+    audio = to_texts(parts[0].audio[rows])
+    return dataset.take(rows, audio=audio, excluded=tuple(faults)), rows
+
+
+def _table(dataset: Dataset, spec: FeatureSpec, config: RunConfig, found: Extraction, rows: np.ndarray) -> FeatureTable:
+    return FeatureTable(
+        X=found.X[rows],
+        y=dataset.y,
+        classes=dataset.classes,
+        ids=dataset.labels.ids,
+        speakers=dataset.labels.speakers,
+        sexes=dataset.labels.sexes,
+        spec=spec,
+        key=feature_key(spec, mono=config.audio.mono),
+        n_computed=found.n_computed,
+    )
+
+
+def write_excluded(path: Path, faults: Mapping[str, Sequence[AudioError]]) -> None:
+    """Write the recordings that cannot be used as a CSV."""
+    import pandas as pd
+
+    rows = [(corpus, fault.path, fault.reason) for corpus, group in faults.items() for fault in sorted(group, key=str)]
+    write_csv(path, pd.DataFrame(rows, columns=list(EXCLUDED)))

@@ -21,30 +21,10 @@ import numpy as np
 
 from emobench import models
 from emobench.errors import StorageError
+from emobench.features import FeatureTable
 from emobench.protocols.certificate import fold_fingerprint, rows_fingerprint
 
 LOG_CHARACTERS = 4000
-
-
-@dataclass(frozen=True)
-class Rows:
-    """What a worker is given of a feature table.
-
-    Attributes
-    ----------
-    X : float32 array of shape (n_utterances, n_features)
-    y : int array of shape (n_utterances,)
-        Codes 0..n_classes-1.
-    ids, speakers, sexes : tuple of str
-        Of each row: its utterance, for the fingerprint of what is fitted, and who speaks, for inner folds.
-    """
-
-    X: np.ndarray
-    y: np.ndarray
-    n_classes: int
-    ids: tuple[str, ...]
-    speakers: tuple[str, ...]
-    sexes: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -184,20 +164,20 @@ class Fitted:
     tuning: dict[str, Any] | None = None
 
 
-def evaluate(rows: Rows, job: Job) -> FoldResult:
+def evaluate(table: FeatureTable, job: Job) -> FoldResult:
     """Fit a job's model on its training rows and predict its test rows; never raises."""
     with _quiet() as (log, warned):
         try:
             estimator = _estimator(job)
             started = time.perf_counter()
-            _fit(estimator, rows, job)
+            _fit(estimator, table, job)
             fit_s = time.perf_counter() - started
-            tuning = _tuning_of(estimator, rows, job)
+            tuning = _tuning_of(estimator, table, job)
             started = time.perf_counter()
-            y_pred = np.asarray(estimator.predict(rows.X[job.test]))
+            y_pred = np.asarray(estimator.predict(table.X[job.test]))
             predict_s = time.perf_counter() - started
-            proba = _probabilities(estimator, rows.X[job.test], rows.n_classes)
-            _check_predictions(y_pred, proba, len(job.test), rows.n_classes)
+            proba = _probabilities(estimator, table.X[job.test], len(table.classes))
+            _check_predictions(y_pred, proba, len(job.test), len(table.classes))
         except (Exception, SystemExit) as error:  # a model may fail in any way; the others must go on
             return FoldResult(
                 job.key,
@@ -209,7 +189,7 @@ def evaluate(rows: Rows, job: Job) -> FoldResult:
             job.key,
             y_pred=[int(code) for code in y_pred],
             proba=None if proba is None else proba.tolist(),
-            fitted_on=rows_fingerprint(rows.ids, job.train),
+            fitted_on=rows_fingerprint(table.ids, job.train),
             fit_s=fit_s - (tuning["tuning_s"] if tuning else 0.0),
             predict_s=predict_s,
             log=log.getvalue()[-LOG_CHARACTERS:],
@@ -218,13 +198,13 @@ def evaluate(rows: Rows, job: Job) -> FoldResult:
         )
 
 
-def fit_everything(rows: Rows, job: Job) -> Fitted:
+def fit_everything(table: FeatureTable, job: Job) -> Fitted:
     """Fit a job's model on its training rows, tuned on them where the job says so; never raises."""
     with _quiet():
         try:
             estimator = _estimator(job)
-            _fit(estimator, rows, job)
-            tuning = _tuning_of(estimator, rows, job)
+            _fit(estimator, table, job)
+            tuning = _tuning_of(estimator, table, job)
         except (Exception, SystemExit) as error:  # as in `evaluate`
             return Fitted(None, error=_describe(error), is_damaged_storage=isinstance(error, StorageError))
         if tuning is None:
@@ -247,17 +227,17 @@ def _estimator(job: Job) -> Any:
     )
 
 
-def _fit(estimator: Any, rows: Rows, job: Job) -> None:
+def _fit(estimator: Any, table: FeatureTable, job: Job) -> None:
     """Fit on the training rows and on nothing else; a tuned model is told who speaks in them."""
-    X, y = rows.X[job.train], rows.y[job.train]
+    X, y = table.X[job.train], table.y[job.train]
     if job.tuning is None:
         estimator.fit(X, y)
     else:
-        speakers, sexes = np.array(rows.speakers)[job.train], np.array(rows.sexes)[job.train]
+        speakers, sexes = np.array(table.speakers)[job.train], np.array(table.sexes)[job.train]
         estimator.fit(X, y, groups=speakers, strata=sexes)
 
 
-def _tuning_of(estimator: Any, rows: Rows, job: Job) -> dict[str, Any] | None:
+def _tuning_of(estimator: Any, table: FeatureTable, job: Job) -> dict[str, Any] | None:
     if job.tuning is None:
         return None
     return {
@@ -265,7 +245,7 @@ def _tuning_of(estimator: Any, rows: Rows, job: Job) -> dict[str, Any] | None:
         "best_params": estimator.best_params_,
         "inner_score": estimator.best_score_,
         "tuning_s": estimator.tuning_s_,
-        "inner_folds": fold_fingerprint(estimator.folds_, [rows.ids[row] for row in job.train]),
+        "inner_folds": fold_fingerprint(estimator.folds_, [table.ids[row] for row in job.train]),
         "failed": estimator.tuning_failed_,
     }
 

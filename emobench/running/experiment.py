@@ -1,12 +1,13 @@
-"""An experiment: a config met with its corpora. Which folds, which jobs, under which names; nothing is computed here.
+"""An experiment: a config met with its corpora. Which folds, which jobs, under which names; no model is fitted here.
 
 Every job is identified by what its result depends on, so that a run can be continued anywhere and in any order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,14 @@ import numpy as np
 from emobench import models
 from emobench.audio.decoding import hash_file
 from emobench.config.schema import ModelConfig, ProtocolConfig, RunConfig
-from emobench.config.yaml import LoadedConfig
-from emobench.errors import SplitError
-from emobench.features import feature_key, get_features
-from emobench.features.store import FeatureTable
-from emobench.files import digest
+from emobench.errors import ConfigError, SplitError
+from emobench.features import FeatureTable, feature_key, get_features
+from emobench.files import check_writable, digest
 from emobench.protocols import Fold, Labels, get_protocol
 from emobench.protocols.certificate import certify, check_classes, find_duplicates, rows_fingerprint
 from emobench.protocols.folds import inner_folds, make_folds
-from emobench.running.datasets import Dataset
+from emobench.reporter import Reporter
+from emobench.running.datasets import Dataset, extract, open_dataset, plan_dataset
 from emobench.running.evaluation import Job, TuningPlan, derive_seed
 
 PRUNED = 0.8  # share of the inner fits that pruning leaves, roughly
@@ -58,143 +58,62 @@ class Entry:
         return {**self.identity(), "tuned": self.is_tuned}
 
 
-@dataclass
+def list_entries(config: RunConfig) -> list[Entry]:
+    """Return the lines of the leaderboard: each model as it is, then tuned where the config tunes it."""
+    tuning = config.tuning
+    found = []
+    for model in config.models:
+        found.append(Entry(model.entry, model))
+        n_trials = tuning.trials_of(model) if tuning and models.get_model(model.name).space else 0
+        if tuning and n_trials:
+            found.append(Entry(f"{model.entry}-tuned", model, n_trials, tuning.inner_splits))
+    return found
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """The parts of a run as they come to be: corpora, features, folds.
+    """A config met with its corpora.
 
     Attributes
     ----------
-    datasets : list of Dataset
+    datasets : tuple of Dataset
         One for each corpus of the config, in its order.
-    tables : dict of (corpus, features) to FeatureTable
-    folds : dict of (corpus, protocol) to list of Fold
-    certificates : list of dict
+    tables : mapping of (corpus, features) to FeatureTable
+        Empty where it is only planned.
+    folds : mapping of (corpus, protocol) to list of Fold
+    certificates : tuple of dict
         The proof that nothing leaks, one for each corpus and protocol.
-    duplicates : dict of corpus to list of (utterance, utterance)
+    duplicates : mapping of corpus to list of (utterance, utterance)
         Identical audio under two names.
-    remarks : list of str
+    remarks : tuple of str
         What the person should know about the figures.
     """
 
-    loaded: LoadedConfig
-    datasets: list[Dataset] = field(default_factory=list)
-    tables: dict[tuple[str, str], FeatureTable] = field(default_factory=dict)
-    folds: dict[tuple[str, str], list[Fold]] = field(default_factory=dict)
-    certificates: list[dict[str, Any]] = field(default_factory=list)
-    duplicates: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
+    config: RunConfig
+    datasets: tuple[Dataset, ...]
+    tables: Mapping[tuple[str, str], FeatureTable]
+    folds: Mapping[tuple[str, str], list[Fold]]
+    certificates: tuple[dict[str, Any], ...]
+    duplicates: Mapping[str, list[tuple[str, str]]]
+    remarks: tuple[str, ...]
 
-    @property
-    def config(self) -> RunConfig:
-        return self.loaded.config
-
-    @property
+    @cached_property
     def name(self) -> str:
-        """Run name: the config's, and a hash of what it resolves to on the corpora that are really used."""
-        without = {"corpora", "job_timeout_s", "latency"}  # what changes no result
-        content = {
-            "config": {k: v for k, v in self.portable_config().items() if k not in without},
-            "corpora": {dataset.name: dataset.fingerprint for dataset in self.datasets},
-        }
-        return f"{self.loaded.name}-{digest(content)[:8]}"
+        """Name of the run; see `run_name`."""
+        return run_name(self.config, self.datasets)
 
-    def portable_config(self) -> dict[str, Any]:
-        """Return the resolved config without this machine's paths: a file has its name, and a split its hash."""
-        content = self.config.model_dump(mode="json", exclude={"corpora": {"__all__": {"root"}}})
-        for row in content["corpora"]:
-            row["path"] = row["path"] and Path(row["path"]).name
-        for row in content["protocols"]:
-            if row["path"]:
-                path = self.loaded.resolve_path(row["path"])
-                row["path"] = f"{path.name} {hash_file(path)[:16]}"
-        return content
+    @cached_property
+    def feature_keys(self) -> dict[str, str]:
+        """Key in the store of each feature set."""
+        return {name: feature_key(get_features(name), mono=self.config.audio.mono) for name in self.config.features}
 
     def dataset(self, corpus: str) -> Dataset:
         """Return the dataset that result rows call `corpus`."""
         return next(dataset for dataset in self.datasets if dataset.name == corpus)
 
-    def labels(self, corpus: str) -> Labels:
-        """Return what a protocol may look at: from the audio where it has been read, else from the files."""
-        table = next((table for (name, _), table in self.tables.items() if name == corpus), None)
-        return table.labels() if table else self.dataset(corpus).labels()
-
     def certificate(self, corpus: str, protocol: str) -> dict[str, Any]:
         """Return the leakage certificate of a corpus under a protocol."""
         return next(c for c in self.certificates if (c["corpus"], c["protocol"]) == (corpus, protocol))
-
-    def check_folds(self) -> None:
-        """Refuse folds that cannot work, from names and labels alone, before any audio is read.
-
-        Raises
-        ------
-        SplitError
-            If a protocol cannot split a corpus, or a training part lacks a class.
-        """
-        for dataset in self.datasets:
-            for protocol in self.config.protocols:
-                _, remarks = self._checked_folds(dataset, protocol)
-                self.remarks += remarks
-
-    def split(self) -> None:
-        """Split every corpus by every protocol, and certify every fold before anything is fitted.
-
-        Raises
-        ------
-        CorpusError
-            If identical audio has two speakers or two emotions.
-        SplitError, LeakageError
-        """
-        self.folds, self.certificates = {}, []
-        for dataset in self.datasets:
-            labels = self.labels(dataset.name)
-            self.duplicates[dataset.name] = find_duplicates(labels)
-            for first, second in self.duplicates[dataset.name]:
-                self.remarks.append(f"{dataset.name}: identical audio under two names: {first} = {second}")
-            for protocol in self.config.protocols:
-                folds, _ = self._checked_folds(dataset, protocol)
-                waives = get_protocol(protocol.name).waives
-                certificate = certify(labels, folds, protocol=protocol.label, waives=waives)
-                if self.config.tuning:
-                    for proof, fold in zip(certificate["folds"], folds, strict=True):
-                        proof["inner"] = self._certify_inner(labels, fold, protocol)
-                self.certificates.append({"corpus": dataset.name, **certificate})
-                self.folds[dataset.name, protocol.label] = folds
-
-    def entries(self) -> list[Entry]:
-        """Return the lines of the leaderboard: each model as it is, then tuned where the config tunes it."""
-        tuning = self.config.tuning
-        found = []
-        for model in self.config.models:
-            found.append(Entry(model.entry, model))
-            n_trials = tuning.trials_of(model) if tuning and models.get_model(model.name).space else 0
-            if tuning and n_trials:
-                found.append(Entry(f"{model.entry}-tuned", model, n_trials, tuning.inner_splits))
-        return found
-
-    def _certify_inner(self, labels: Labels, fold: Fold, protocol: ProtocolConfig) -> dict[str, Any]:
-        """Prove of a training part that its folds for tuning share no speaker and hold no test utterance."""
-        assert self.config.tuning is not None
-        inside = labels.take(fold.train)
-        try:
-            folds = inner_folds(inside.speakers, inside.sexes, self.config.tuning.inner_splits)
-        except SplitError as error:
-            raise SplitError(f"Tuning inside {protocol.label!r}, fold {fold.index}: {error}") from None
-        name = f"tuning inside {protocol.label}, fold {fold.index}"
-        certificate = certify(inside, folds, protocol=name)
-        check_classes(
-            inside, folds, sorted(set(inside.emotions)), protocol=name, allow_missing=self.config.allow_missing_class
-        )
-        return {"n_splits": len(folds), "fingerprint": certificate["folds_fingerprint"], "shared_speakers": 0}
-
-    def _checked_folds(self, dataset: Dataset, protocol: ProtocolConfig) -> tuple[list[Fold], list[str]]:
-        labels, options = self.labels(dataset.name), dict(protocol.options)
-        if options.get("path"):
-            options["path"] = str(self.loaded.resolve_path(options["path"]))
-        folds = make_folds(protocol.name, labels, options=options, seed=self.config.seed)
-        allow_missing = self.config.allow_missing_class
-        return folds, check_classes(
-            labels, folds, dataset.classes, protocol=protocol.label, allow_missing=allow_missing
-        )
 
     def jobs(self) -> list[Job]:
         """Return every job, in the order of the leaderboard's tables."""
@@ -203,7 +122,7 @@ class Experiment:
             for dataset in self.datasets
             for features in self.config.features
             for protocol in self.config.protocols
-            for entry in self.entries()
+            for entry in list_entries(self.config)
             for repeat in range(self.config.repeats)
             for fold in self.folds[dataset.name, protocol.label]
         ]
@@ -214,7 +133,7 @@ class Experiment:
             self._job(dataset, features, entry, None, 0, Fold(0, -1, np.arange(len(dataset.utterances)), np.arange(0)))
             for dataset in self.datasets
             for features in self.config.features
-            for entry in self.entries()
+            for entry in list_entries(self.config)
         ]
 
     def _job(
@@ -226,17 +145,17 @@ class Experiment:
         repeat: int,
         fold: Fold,
     ) -> Job:
-        table, model = self.tables[dataset.name, features], entry.model
+        model = entry.model
         identity = {
             **entry.identity(),
             "corpus": dataset.fingerprint,
-            "features": table.spec.specification(),
-            "train": rows_fingerprint(table.ids, fold.train),
-            "test": rows_fingerprint(table.ids, fold.test),
+            "features": get_features(features).specification(),
+            "train": rows_fingerprint(dataset.labels.ids, fold.train),
+            "test": rows_fingerprint(dataset.labels.ids, fold.test),
             "repeat": repeat,
             "seed": self.config.seed,
         }
-        key = digest({**identity, "feature_key": table.key})[:32]
+        key = digest({**identity, "feature_key": self.feature_keys[features]})[:32]
         return Job(
             key=key,
             corpus=dataset.name,
@@ -256,26 +175,126 @@ class Experiment:
 
     def cost_s(self, job: Job) -> float:
         """Estimate a job's seconds from its model's cost on six folds of 800 × 40."""
-        n_features = self.tables[job.corpus, job.features].spec.n_features
+        n_features = get_features(job.features).n_features
         fit_s = models.get_model(job.model).cost / 6 * len(job.train) / 800 * n_features / 40
         n_inner = job.tuning.n_trials * (job.tuning.inner_splits - 1) if job.tuning else 0
         return fit_s * (1 + n_inner * PRUNED)
 
 
-def blank_table(dataset: Dataset, features: str, config: RunConfig) -> FeatureTable:
-    """Return the table of a dataset before its features are there: names and labels, `X` of no columns."""
-    spec = get_features(features)
-    code = {emotion: index for index, emotion in enumerate(dataset.classes)}
-    return FeatureTable(
-        X=np.empty((len(dataset.utterances), 0), np.float32),
-        y=np.array([code[utterance.emotion] for utterance in dataset.utterances], int),
-        classes=dataset.classes,
-        utterances=dataset.utterances,
-        audio=dataset.clips,
-        clips=dataset.clips,
-        spec=spec,
-        key=feature_key(spec, mono=config.audio.mono),
+def prepare(
+    config: RunConfig,
+    *,
+    reporter: Reporter,
+    pool: Callable[[], Any] | None = None,
+    n_workers: int = 1,
+    output: Path | None = None,
+) -> Experiment:
+    """Open the corpora of a config, extract its features, and split and certify every corpus by every protocol.
+
+    Parameters
+    ----------
+    pool : callable, optional
+        Returns the workers, and is called only when something must be computed. Without it the experiment is only
+        planned: nothing is made or decoded, and hashes of files stand for those of samples.
+    output : path, optional
+        Folder of all runs: it must not lie inside a corpus, and takes the list of unusable recordings.
+
+    Raises
+    ------
+    ConfigError, DataError, SplitError, LeakageError
+        If the comparison cannot be made, or would not be honest.
+    StorageError
+        If the feature store cannot be written.
+    """
+    datasets: list[Dataset] = []
+    for corpus in config.corpora:
+        if pool is None:
+            dataset = plan_dataset(corpus, output=output)
+        else:
+            dataset = open_dataset(corpus, n_jobs=n_workers, reporter=reporter, output=output)
+        if dataset.name in [other.name for other in datasets]:
+            raise ConfigError(
+                f"Corpus {dataset.name!r} stands twice in `corpora`, one in place of another. Remove one."
+            )
+        for remark in dataset.remarks:
+            reporter.warn(remark)
+        datasets.append(dataset)
+    remarks = [*config.remarks, *(remark for dataset in datasets for remark in dataset.remarks)]
+    for dataset in datasets:  # from names and labels alone, before any audio is read
+        for protocol in config.protocols:
+            remarks += _make_folds(config, dataset, protocol)[1]
+    tables: dict[tuple[str, str], FeatureTable] = {}
+    if pool is not None:
+        if output is not None:
+            check_writable(output)
+        excluded = output and output / run_name(config, datasets) / "excluded.csv"
+        datasets, tables, found = extract(config, datasets, pool=pool, excluded=excluded, reporter=reporter)
+        remarks += found
+    folds, certificates, duplicates = {}, [], {}
+    for dataset in datasets:
+        duplicates[dataset.name] = find_duplicates(dataset.labels)
+        remarks += [f"{dataset.name}: identical audio under two names: {a} = {b}" for a, b in duplicates[dataset.name]]
+        for protocol in config.protocols:
+            made = folds[dataset.name, protocol.label] = _make_folds(config, dataset, protocol)[0]
+            certificates.append({"corpus": dataset.name, **_certify(config, dataset, protocol, made)})
+    return Experiment(
+        config, tuple(datasets), tables, folds, tuple(certificates), duplicates, tuple(dict.fromkeys(remarks))
     )
+
+
+def run_name(config: RunConfig, datasets: Sequence[Dataset]) -> str:
+    """Return a run's name: the config's, and a hash of what it resolves to on the corpora that are really used."""
+    without = {"corpora", "job_timeout_s", "latency"}  # what changes no result
+    content = {
+        "config": {key: value for key, value in portable(config).items() if key not in without},
+        "corpora": {dataset.name: dataset.fingerprint for dataset in datasets},
+    }
+    return f"{config.name}-{digest(content)[:8]}"
+
+
+def portable(config: RunConfig) -> dict[str, Any]:
+    """Return a config as plain data without this machine's paths: a file has its name, and a split its hash."""
+    content = config.model_dump(mode="json", exclude={"corpora": {"__all__": {"root"}}})
+    for row in content["corpora"]:
+        row["path"] = row["path"] and Path(row["path"]).name
+    for row in content["protocols"]:
+        if row["path"]:
+            row["path"] = f"{Path(row['path']).name} {hash_file(row['path'])[:16]}"
+    return content
+
+
+def _make_folds(config: RunConfig, dataset: Dataset, protocol: ProtocolConfig) -> tuple[list[Fold], list[str]]:
+    """Split a dataset, and return remarks on its folds; refuse a training part that lacks a class."""
+    folds = make_folds(protocol.name, dataset.labels, options=protocol.options, seed=config.seed)
+    allow_missing = config.allow_missing_class
+    return folds, check_classes(
+        dataset.labels, folds, dataset.classes, protocol=protocol.label, allow_missing=allow_missing
+    )
+
+
+def _certify(config: RunConfig, dataset: Dataset, protocol: ProtocolConfig, folds: list[Fold]) -> dict[str, Any]:
+    """Return the certificate of a dataset's folds, those of tuning inside them included."""
+    waives = get_protocol(protocol.name).waives
+    certificate = certify(dataset.labels, folds, protocol=protocol.label, waives=waives)
+    if config.tuning:
+        for proof, fold in zip(certificate["folds"], folds, strict=True):
+            proof["inner"] = _certify_inner(config, dataset.labels, fold, protocol)
+    return certificate
+
+
+def _certify_inner(config: RunConfig, labels: Labels, fold: Fold, protocol: ProtocolConfig) -> dict[str, Any]:
+    """Prove of a training part that its folds for tuning share no speaker and hold no test utterance."""
+    assert config.tuning is not None
+    inside = labels.take(fold.train)
+    name = f"tuning inside {protocol.label}, fold {fold.index}"
+    try:
+        folds = inner_folds(inside.speakers, inside.sexes, config.tuning.inner_splits)
+    except SplitError as error:
+        raise SplitError(f"Tuning inside {protocol.label!r}, fold {fold.index}: {error}") from None
+    certificate = certify(inside, folds, protocol=name)
+    classes = sorted(set(inside.emotions))
+    check_classes(inside, folds, classes, protocol=name, allow_missing=config.allow_missing_class)
+    return {"n_splits": len(folds), "fingerprint": certificate["folds_fingerprint"], "shared_speakers": 0}
 
 
 def unique(jobs: Sequence[Job]) -> list[Job]:

@@ -1,17 +1,13 @@
-"""Finished jobs."""
+"""Finished jobs on the disk: one file a job, written when it arrives, so that nothing is computed twice."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from emobench.files import write_bytes
 from emobench.running.evaluation import FoldResult, Job
-
-if TYPE_CHECKING:
-    pass
 
 
 def read_finished(folder: Path, jobs: Sequence[Job]) -> dict[str, FoldResult]:
@@ -30,6 +26,13 @@ def write_finished(folder: Path, result: FoldResult) -> None:
     if result.error:
         raise ValueError(f"a failed job must not be kept as a result: {result.error}")
     write_bytes(_job_path(folder, result.key), result.to_json().encode())
+
+
+def take_over(before: Path, folder: Path, jobs: Sequence[Job], finished: dict[str, FoldResult]) -> None:
+    """Copy what another run has finished: jobs are the same wherever their keys are."""
+    for key, result in read_finished(before, [job for job in jobs if job.key not in finished]).items():
+        write_finished(folder, result)
+        finished[key] = result
 
 
 def _job_path(folder: Path, key: str) -> Path:

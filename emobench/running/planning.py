@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -16,18 +14,18 @@ import numpy as np
 
 from emobench import models
 from emobench.config.schema import RunConfig
-from emobench.config.yaml import LoadedConfig, load_config, validate_config
+from emobench.config.yaml import load_config
 from emobench.corpora.location import cache_folder, store_folder
 from emobench.errors import ConfigError, UnknownNameError, did_you_mean
 from emobench.execution.workers import WORKER_BYTES, count_workers
 from emobench.features import get_features
 from emobench.features.store import FeatureStore
-from emobench.files import storage_errors
+from emobench.files import require_space
 from emobench.prediction import latency
+from emobench.reporter import Reporter
 from emobench.running import journal, records
-from emobench.running.datasets import Dataset, is_to_be_made, plan_dataset
 from emobench.running.evaluation import FoldResult, Job
-from emobench.running.experiment import Experiment, blank_table, unique
+from emobench.running.experiment import Experiment, list_entries, prepare, unique
 
 # Measured on two cores in 2026, for estimates only.
 _EXTRACTION_S = 0.006
@@ -68,7 +66,7 @@ class Plan:
 
 
 def plan(
-    config: str | os.PathLike[str] | Mapping[str, Any] | LoadedConfig,
+    config: str | os.PathLike[str] | Mapping[str, Any] | RunConfig,
     *,
     output: str | os.PathLike[str] = "results",
     n_jobs: int = -1,
@@ -78,26 +76,17 @@ def plan(
 
     Checks what can be checked without reading audio: names, labels, folds, classes.
     """
-    loaded = load(config)
-    check_only(loaded, only)
-    check_packages(loaded.config, only)
+    config = load_config(config)
+    check_only(config, only)
+    check_packages(config, only)
     output = check_output(Path(output))
-    experiment = Experiment(loaded, remarks=list(loaded.remarks))
+    experiment = prepare(config, reporter=Reporter(), output=output)
     store = FeatureStore(store_folder())
-    n_to_make = n_to_extract = 0
-    for corpus in loaded.config.corpora:
-        dataset = plan_dataset(corpus, loaded)
-        check_apart(output, dataset)
-        experiment.datasets.append(dataset)
-        experiment.remarks += dataset.remarks
-        n_to_make += len(dataset.utterances) * is_to_be_made(corpus, loaded)
-        tables = {name: blank_table(dataset, name, loaded.config) for name in loaded.config.features}
-        experiment.tables |= {(dataset.name, name): table for name, table in tables.items()}
-        keys = [table.key for table in tables.values()]
-        is_made = dataset.root is not None  # else the clips are not known yet
-        n_to_extract += store.count_missing(keys, dataset.clips) if is_made else len(dataset.clips)
-    experiment.check_folds()
-    experiment.split()
+    keys = list(experiment.feature_keys.values())
+    to_make = [dataset for dataset in experiment.datasets if dataset.root is None]  # their clips are not known yet
+    made = [dataset for dataset in experiment.datasets if dataset.root is not None]
+    n_to_make = sum(len(dataset.utterances) for dataset in to_make)
+    n_to_extract = n_to_make + sum(store.count_missing(keys, dataset.clips) for dataset in made)
     jobs = [job for job in unique([*experiment.jobs(), *experiment.fits()]) if not only or job.entry in only]
     folder = output / experiment.name
     results_before = journal.read_finished(folder, jobs)
@@ -111,17 +100,17 @@ def plan(
         store.root: n_to_extract * _vector_bytes(experiment),
         **({cache_folder(): n_to_make * _SYNTHETIC_BYTES} if n_to_make else {}),
     }
-    if loaded.config.latency:
+    if config.latency:
         paths = records.saved_bundles(folder, experiment)
-        n_to_measure = latency.count_missing(folder, paths, loaded.config.latency) + sum(not len(j.test) for j in todo)
-        estimate_s += latency.estimate_s(loaded.config.latency, n_to_measure)
+        n_to_measure = latency.count_missing(folder, paths, config.latency) + sum(not len(j.test) for j in todo)
+        estimate_s += latency.estimate_s(config.latency, n_to_measure)
     return Plan(
         run=experiment.name,
         jobs=tuple(jobs),
         finished=frozenset(finished),
         n_to_extract=n_to_extract,
         estimate_s=_START_S + estimate_s if estimate_s else 0.0,
-        remarks=tuple(dict.fromkeys([*experiment.remarks, *lack_of_room(needs)])),
+        remarks=tuple(dict.fromkeys([*experiment.remarks, *require_space(needs)])),
         n_workers=n_workers,
         disk_bytes=sum(needs.values()),
     )
@@ -182,36 +171,20 @@ def result_bytes(jobs: Sequence[Job]) -> int:
     return n_predictions * _PREDICTION_BYTES + n_studies * _STUDY_BYTES + n_bundles * _BUNDLE_BYTES
 
 
-def lack_of_room(needs: Mapping[Path, int]) -> list[str]:
-    """Return a remark for each disk that has less room than what the folders on it will roughly take."""
-    disks: dict[Path, int] = defaultdict(int)
-    for folder, n_bytes in needs.items():
-        place = next(path for path in (folder, *folder.parents) if path.exists())
-        disks[next(path for path in (place, *place.parents) if os.path.ismount(path))] += n_bytes
-    return [
-        f"{disk}: should have about {n_bytes / 1e6:.1f} MB free for this run. It has {free / 1e6:.1f} MB. Make room "
-        "first, or write elsewhere; a run that fills the disk ends, and is continued by the same command"
-        for disk, n_bytes in disks.items()
-        if n_bytes > (free := shutil.disk_usage(disk).free)
-    ]
-
-
 # --- what every command that reads a config checks first --------------------------------------------------------------
 
 
-def load(config: Any) -> LoadedConfig:
-    """Return a config given as a file, as plain data or as it is, or raise `ConfigError`."""
-    if isinstance(config, LoadedConfig):
-        return config
-    if isinstance(config, Mapping):
-        checked, remarks = validate_config(dict(config), "config")
-        return LoadedConfig(checked, "run", Path.cwd(), remarks)
-    return load_config(config)
+def check_dask(address: str | None) -> None:
+    """Refuse an address of a Dask cluster that cannot be one, before any work."""
+    if address:
+        from emobench.execution import cluster
+
+        cluster.check_address(address)
 
 
-def check_only(loaded: LoadedConfig, only: Sequence[str]) -> None:
+def check_only(config: RunConfig, only: Sequence[str]) -> None:
     """Refuse an ``--only`` that names no entry of the config."""
-    entries = [entry.name for entry in Experiment(loaded).entries()]
+    entries = [entry.name for entry in list_entries(config)]
     for entry in only:
         if entry not in entries:
             raise UnknownNameError(
@@ -240,24 +213,3 @@ def check_output(output: Path) -> Path:
     if output.exists() and not output.is_dir():
         raise ConfigError(f"--output must be a folder. {output} is a file. Choose another name.")
     return output
-
-
-def check_writable(output: Path) -> None:
-    """Find out that results cannot be written before hours of work, not after."""
-    with storage_errors(output):
-        output.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=output):
-            pass
-
-
-def check_apart(output: Path | None, dataset: Dataset) -> None:
-    """Refuse an output folder or a store inside a corpus."""
-    if dataset.root is None:
-        return
-    root = dataset.root.resolve()
-    for what, folder in (("--output", output), ("The feature store", store_folder().resolve())):
-        if folder and (folder == root or root in folder.parents):
-            raise ConfigError(
-                f"{what} must not be inside a corpus, where it would be read as data. {folder} is in {root}. "
-                "Choose another folder."
-            )

@@ -10,15 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emobench import metrics, models
-from emobench.bundles.bundle import Bundle, label_encoder, save_bundle, verify_bundle
-from emobench.errors import AudioError, BundleError
+from emobench.bundles.bundle import Bundle, save_bundle, verify_bundle
+from emobench.errors import BundleError
 from emobench.features import get_features
 from emobench.files import storage_errors, write_bytes, write_json
 from emobench.reports import derivation
 from emobench.results.environment import environment, versions
-from emobench.results.run import RUN_SCHEMA
+from emobench.results.run import RUN_SCHEMA, read_run
 from emobench.results.tables import (
-    EXCLUDED,
     FOLDS,
     PREDICTIONS,
     SCORES,
@@ -27,8 +26,9 @@ from emobench.results.tables import (
     write_csv,
     write_table,
 )
+from emobench.running.datasets import write_excluded
 from emobench.running.evaluation import Fitted, FoldResult, Job
-from emobench.running.experiment import Experiment, plain
+from emobench.running.experiment import Experiment, list_entries, plain, portable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +72,12 @@ def write_tables(
     return read_leaderboard(folder / "leaderboard.csv")
 
 
+def write_derived(folder: Path) -> pd.DataFrame:
+    """Write what follows from a run's tables and its latencies again, where it changed; return the leaderboard."""
+    derivation.write_derived(folder, read_run(folder))
+    return read_leaderboard(folder / "leaderboard.csv")
+
+
 def _is_recorded(folder: Path, run_json: Mapping[str, Any]) -> bool:
     """Return whether a run's folder holds all its files, whole and written for just this run."""
     try:
@@ -100,14 +106,14 @@ def _score_rows(
 ) -> Iterator[dict[str, Any]]:
     run = experiment.name
     for job in jobs:
-        result, table = finished[job.key], experiment.tables[job.corpus, job.features]
+        result, dataset = finished[job.key], experiment.dataset(job.corpus)
         tuning = result.tuning
         for metric in experiment.config.metrics:
             value, reason = float("nan"), result.error
             if not result.error:
                 proba = None if result.proba is None else np.array(result.proba)
-                y_true, y_pred = table.y[job.test], np.array(result.y_pred)
-                value, reason = metrics.score(metric, y_true, y_pred, len(table.classes), proba)
+                y_true, y_pred = dataset.y[job.test], np.array(result.y_pred)
+                value, reason = metrics.score(metric, y_true, y_pred, len(dataset.classes), proba)
             yield {
                 **_where(run, job),
                 "waives": "+".join(job.waives),
@@ -130,15 +136,15 @@ def _prediction_rows(
     classes = sorted({label for dataset in experiment.datasets for label in dataset.classes})
     run = experiment.name
     for job in jobs:
-        result, table = finished[job.key], experiment.tables[job.corpus, job.features]
+        result, dataset = finished[job.key], experiment.dataset(job.corpus)
         if result.error:
             continue
-        y_pred = label_encoder(table.classes).inverse_transform(np.array(result.y_pred))
+        y_pred = dataset.encoder.inverse_transform(np.array(result.y_pred))
         for position, row in enumerate(job.test):
-            utterance = table.utterances[row]
+            utterance = dataset.utterances[row]
             proba = dict.fromkeys(classes, float("nan"))
             if result.proba is not None:
-                proba.update(zip(table.classes, result.proba[position], strict=True))
+                proba.update(zip(dataset.classes, result.proba[position], strict=True))
             yield {
                 **_where(run, job),
                 "utterance": utterance.id,
@@ -181,7 +187,7 @@ def _where(run: str, job: Job) -> dict[str, Any]:
 
 def _fold_rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
     for (corpus, protocol), folds in experiment.folds.items():
-        ids = experiment.labels(corpus).ids
+        ids = experiment.dataset(corpus).labels.ids
         for repeat in range(experiment.config.repeats):
             for fold in folds:
                 for row in fold.test:
@@ -194,18 +200,11 @@ def _fold_rows(experiment: Experiment) -> Iterator[dict[str, Any]]:
                     }
 
 
-def write_excluded(path: Path, faults: Mapping[str, Sequence[AudioError]]) -> None:
-    import pandas as pd
-
-    rows = [(corpus, fault.path, fault.reason) for corpus, group in faults.items() for fault in sorted(group, key=str)]
-    write_csv(path, pd.DataFrame(rows, columns=list(EXCLUDED)))
-
-
 def _run_json(experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str, FoldResult]) -> dict[str, Any]:
     return {
         "schema_version": RUN_SCHEMA,
         "run": experiment.name,
-        "config": experiment.portable_config(),
+        "config": portable(experiment.config),
         "corpora": {
             dataset.name: {
                 "asked_for": corpus.label,
@@ -220,23 +219,19 @@ def _run_json(experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str
             for corpus, dataset in zip(experiment.config.corpora, experiment.datasets, strict=True)
         },
         "features": {
-            name: {"specification": get_features(name).specification(), "key": _key_of(experiment, name)}
+            name: {"specification": get_features(name).specification(), "key": experiment.feature_keys[name]}
             for name in experiment.config.features
         },
-        "entries": {entry.name: entry.describe() for entry in experiment.entries()},
+        "entries": {entry.name: entry.describe() for entry in list_entries(experiment.config)},
         "metrics": {name: metrics.get_metric(name).version for name in experiment.config.metrics},
         "jobs": {
             "total": len(jobs),
             "finished": sum(job.key in finished and not finished[job.key].error for job in jobs),
             "failed": sum(is_failed(finished, job) for job in jobs),
         },
-        "leakage_certificates": experiment.certificates,
+        "leakage_certificates": list(experiment.certificates),
         "environment": environment(),
     }
-
-
-def _key_of(experiment: Experiment, features: str) -> str:
-    return next(table.key for (_, name), table in experiment.tables.items() if name == features)
 
 
 def is_failed(finished: Mapping[str, FoldResult], job: Job) -> bool:
@@ -245,7 +240,7 @@ def is_failed(finished: Mapping[str, FoldResult], job: Job) -> bool:
 
 def bundle_path(folder: Path, experiment: Experiment, job: Job) -> Path:
     """Return where an entry's bundle is: ``models/<entry>``, named with corpus and features where there are several."""
-    is_only_table = len(experiment.tables) == 1
+    is_only_table = len(experiment.datasets) * len(experiment.config.features) == 1
     return folder / "models" / (job.entry if is_only_table else f"{job.entry}@{job.corpus}+{job.features}")
 
 
@@ -274,8 +269,7 @@ def save_bundles(
         if result.error:
             failures.append(f"{job.title}: {result.error}")
             continue
-        table = experiment.tables[job.corpus, job.features]
-        dataset = experiment.dataset(job.corpus)
+        dataset, spec = experiment.dataset(job.corpus), get_features(job.features)
         rows = board[
             (board["corpus"] == job.corpus) & (board["features"] == job.features) & (board["entry"] == job.entry)
         ]
@@ -283,13 +277,13 @@ def save_bundles(
             bundle_path(folder, experiment, job),
             Bundle(
                 estimator=result.estimator,
-                classes=table.classes,
+                classes=dataset.classes,
                 entry=job.entry,
                 model=job.model,
                 params=plain(result.params),
                 model_version=models.get_model(job.model).version,
-                features=table.spec.specification(),
-                sr=table.spec.sr,
+                features=spec.specification(),
+                sr=spec.sr,
                 trained_on={
                     "corpus": dataset.name,
                     "fingerprint": dataset.fingerprint,

@@ -5,45 +5,32 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from emobench.config.yaml import LoadedConfig
-from emobench.corpora.location import store_folder
+from emobench.config.schema import RunConfig
+from emobench.config.yaml import load_config
 from emobench.errors import (
-    AudioError,
     BundleError,
-    ConfigError,
-    DataError,
-    HeldError,
     LeakageError,
     StorageError,
     listing,
 )
 from emobench.execution.workers import Crash, Pool, count_workers
-from emobench.features import get_features
-from emobench.features.shards import to_texts
-from emobench.features.store import Extraction, FeatureStore, FeatureTable
-from emobench.files import storage_errors, sweep
+from emobench.features import FeatureTable
+from emobench.files import hold, require_space, storage_errors, sweep
 from emobench.prediction import latency
 from emobench.reporter import Reporter
 from emobench.running import journal, records
-from emobench.running.datasets import open_dataset
-from emobench.running.evaluation import Fitted, FoldResult, Job, Rows, evaluate, fit_everything
-from emobench.running.experiment import Experiment, blank_table, unique
+from emobench.running.evaluation import Fitted, FoldResult, Job, evaluate, fit_everything
+from emobench.running.experiment import Experiment, prepare, run_name, unique
 from emobench.running.planning import (
-    check_apart,
+    check_dask,
     check_only,
     check_output,
     check_packages,
-    check_writable,
-    lack_of_room,
-    load,
     result_bytes,
 )
 
@@ -92,7 +79,7 @@ class Outcome:
 
 
 def run(
-    config: str | os.PathLike[str] | Mapping[str, Any] | LoadedConfig,
+    config: str | os.PathLike[str] | Mapping[str, Any] | RunConfig,
     *,
     output: str | os.PathLike[str] = "results",
     n_jobs: int = -1,
@@ -108,7 +95,7 @@ def run(
 
     Parameters
     ----------
-    config : path, mapping or LoadedConfig
+    config : path, mapping or RunConfig
         A YAML file, or the same as plain data.
     output : path
         Folder of all runs.
@@ -130,24 +117,54 @@ def run(
     StorageError
         Also at the end, when everything else is kept, if a study is damaged.
     """
-    reporter = reporter or Reporter()
-    if dask:
-        from emobench.execution import cluster
+    return _run(load_config(config), None, Path(output), n_jobs, only, force, retune, dask, reporter or Reporter())
 
-        cluster.check_address(dask)
-    loaded = load(config)
-    check_only(loaded, only)
-    check_packages(loaded.config, only)
+
+def premium(
+    config: str | os.PathLike[str] | Mapping[str, Any] | RunConfig,
+    *,
+    output: str | os.PathLike[str] = "results",
+    n_jobs: int = -1,
+    dask: str | None = None,
+    reporter: Reporter | None = None,
+) -> tuple[Outcome, pd.DataFrame]:
+    """Carry out a config with `premium: {}`; return the run and the table of the leakage premium.
+
+    If that is in the config, or a protocol that shares speakers is, this is the run that `run` makes of it; else the
+    run gets a folder of its own, and what the plain one has finished is taken over.
+    """
+    from emobench.reports import leaderboard, premium
+    from emobench.results.run import load_results
+
+    plain = load_config(config)
+    full = plain.with_premium()
+    outcome = _run(full, plain, Path(output), n_jobs, (), False, False, dask, reporter or Reporter())
+    found = load_results(outcome.folder)
+    whole = leaderboard.complete(found.scores, found.predictions, found.run)
+    return outcome, premium.describe(whole, found.run)
+
+
+def _run(
+    config: RunConfig,
+    also: RunConfig | None,
+    output: Path,
+    n_jobs: int,
+    only: Sequence[str],
+    force: bool,
+    retune: bool,
+    dask: str | None,
+    reporter: Reporter,
+) -> Outcome:
+    """Carry out a config; what the run of the config `also` has finished counts too."""
+    check_dask(dask)
+    check_only(config, only)
+    check_packages(config, only)
     n_workers = count_workers(n_jobs)
-    experiment = Experiment(loaded, remarks=list(loaded.remarks))
-    output = check_output(Path(output))
+    output = check_output(output)
     with contextlib.ExitStack() as stack:
         workers = stack.enter_context(contextlib.ExitStack())
         pool = _lazy_pool(workers, n_workers, dask)
-        _open_datasets(experiment, n_workers, output, reporter)
-        check_writable(output)
-        _extract(experiment, pool, output, reporter)
-        experiment.split()
+        experiment = prepare(config, reporter=reporter, pool=pool, n_workers=n_workers, output=output)
         folder = output / experiment.name
         stack.enter_context(_hold(folder))
         jobs, fits = experiment.jobs(), experiment.fits()
@@ -156,31 +173,34 @@ def run(
         if retune:
             _forget(folder, [job for job in [*jobs, *fits] if job.key in chosen and job.tuning])
         finished = journal.read_finished(folder, [job for job in jobs if job.key not in afresh])
+        if also is not None and also != config:
+            journal.take_over(output / run_name(also, experiment.datasets), folder, jobs, finished)
         todo = unique([job for job in jobs if job.key in chosen - finished.keys()])
         fits = [job for job in fits if job.key in chosen]
         fits = [job for job in fits if job.key in afresh or not records.has_bundle(folder, experiment, job)]
         reporter.say(f"{len(todo)} jobs to run, {len(finished)} finished before, in {folder}")
-        for remark in lack_of_room({output: result_bytes([*todo, *fits])}):
+        for remark in require_space({output: result_bytes([*todo, *fits])}):
             reporter.warn(remark)
         n_reused = len(finished)
         fitted = _execute(experiment, folder, [*todo, *fits], finished, pool, reporter)
         latency.restore(folder)
         board = records.write_tables(experiment, folder, jobs, finished, is_changed=bool(todo or fits))
-        failures = _save_bundles(experiment, folder, fitted, board)
-        if loaded.config.latency:
+        failures, remarks = _save_bundles(experiment, folder, fitted, board)
+        if config.latency:
             workers.close()  # nothing else may run beside what is timed
-            board = _measure_latency(experiment, folder, jobs, finished, board, reporter)
+            board, more = _measure_latency(experiment, folder, board, reporter)
+            remarks += more
         failures += [f"{job.title}: {finished[job.key].error}" for job in jobs if records.is_failed(finished, job)]
         failures += [f"{job.title}: tuning_failed (defaults taken)" for job in jobs if _tuning_failed(finished, job)]
         _check_storage(
             [(job, finished[job.key]) for job in todo if records.is_failed(finished, job)], fitted, reporter, failures
         )
-        remarks = [*experiment.remarks, *(f"failed: {failure}" for failure in failures)]
+        remarks = [*experiment.remarks, *remarks, *(f"failed: {failure}" for failure in failures)]
         return Outcome(folder, board, len(todo), n_reused, len(failures), tuple(dict.fromkeys(remarks)))
 
 
 def extract(
-    config: str | os.PathLike[str] | Mapping[str, Any] | LoadedConfig,
+    config: str | os.PathLike[str] | Mapping[str, Any] | RunConfig,
     *,
     n_jobs: int = -1,
     dask: str | None = None,
@@ -194,124 +214,24 @@ def extract(
         As `run` does before anything is fitted.
     """
     reporter = reporter or Reporter()
-    if dask:
-        from emobench.execution import cluster
-
-        cluster.check_address(dask)
-    loaded, n_workers = load(config), count_workers(n_jobs)
-    experiment = Experiment(loaded, remarks=list(loaded.remarks))
+    check_dask(dask)
+    config, n_workers = load_config(config), count_workers(n_jobs)
     with contextlib.ExitStack() as stack:
-        _open_datasets(experiment, n_workers, None, reporter)
-        computed = _extract(experiment, _lazy_pool(stack, n_workers, dask), None, reporter)
-    for remark in dict.fromkeys(experiment.remarks):
+        pool = _lazy_pool(stack, n_workers, dask)
+        experiment = prepare(config, reporter=reporter, pool=pool, n_workers=n_workers)
+    for remark in experiment.remarks:
         reporter.warn(remark)
     return [
         ExtractedFeatures(
             corpus=corpus,
-            features=name,
+            features=features,
             feature_key=table.key,
-            n_clips=len(table.utterances),
-            n_computed=computed[corpus, name],
+            n_clips=len(table.ids),
+            n_computed=table.n_computed,
             n_excluded=len(experiment.dataset(corpus).excluded),
         )
-        for (corpus, name), table in experiment.tables.items()
+        for (corpus, features), table in experiment.tables.items()
     ]
-
-
-# --- corpora and features -------------------------------------------------------------------------------------------
-
-
-def _open_datasets(experiment: Experiment, n_workers: int, output: Path | None, reporter: Reporter) -> None:
-    names = []
-    for corpus in experiment.config.corpora:
-        dataset = open_dataset(corpus, experiment.loaded, n_jobs=n_workers, reporter=reporter)
-        if dataset.name in names:
-            raise ConfigError(f"corpora must be different. {dataset.name!r} would be used twice. Remove one.")
-        names.append(dataset.name)
-        for remark in dataset.remarks:
-            reporter.warn(remark)
-        experiment.remarks += dataset.remarks
-        check_apart(output, dataset)
-        experiment.datasets.append(dataset)
-    experiment.check_folds()
-
-
-def _extract(
-    experiment: Experiment, pool: Callable[[], Pool], output: Path | None, reporter: Reporter
-) -> dict[tuple[str, str], int]:
-    """Fill the tables; a recording that fails in one feature set is out of all of them, or ends the run.
-
-    Returns the number of clips that were not in the store, for each corpus and feature set.
-    """
-    store, config, before = FeatureStore(store_folder()), experiment.config, list(experiment.datasets)
-    specs = [get_features(name) for name in config.features]
-    extracted: dict[str, list[Extraction]] = {}
-    faults: dict[str, list[AudioError]] = {dataset.name: list(dataset.excluded) for dataset in before}
-    for dataset in before:
-        clips = [(clip, dataset.path(u)) for clip, u in zip(dataset.clips, dataset.utterances, strict=True)]
-        with reporter.track(f"features of {dataset.name}", len(clips)) as advance:
-            extracted[dataset.name] = store.extract(
-                specs, clips, policy=config.audio.policy, pool=pool, on_progress=lambda done, _, a=advance: a(done)
-            )
-        for found in extracted[dataset.name]:
-            known = {fault.path for fault in faults[dataset.name]}
-            faults[dataset.name] += [fault for fault in _all_paths(found.faults, clips) if fault.path not in known]
-            experiment.remarks += [f"{path}: {found.warnings[clip]}" for clip, path in clips if clip in found.warnings]
-        for repair in dict.fromkeys(repair for found in extracted[dataset.name] for repair in found.repairs):
-            reporter.warn(repair)
-    _decide_faults(experiment, faults, output, reporter)
-    for dataset, was in zip(experiment.datasets, before, strict=True):
-        kept = set(dataset.utterances)
-        rows = np.flatnonzero([utterance in kept for utterance in was.utterances])
-        for name, found in zip(config.features, extracted[dataset.name], strict=True):
-            assert found.is_found[rows].all()
-            experiment.tables[dataset.name, name] = replace(
-                blank_table(dataset, name, config), X=found.X[rows], audio=to_texts(found.audio[rows])
-            )
-    return {
-        (corpus, name): found.n_computed
-        for corpus, everything in extracted.items()
-        for name, found in zip(config.features, everything, strict=True)
-    }
-
-
-def _all_paths(faults: Sequence[AudioError], clips: Sequence[tuple[str, Path]]) -> list[AudioError]:
-    """Return a fault for each path: a clip under several names is read once."""
-    paths = defaultdict(list)
-    for clip, path in clips:
-        paths[clip].append(str(path))
-    same = {path: group for group in paths.values() for path in group}
-    return [AudioError(path, fault.reason) for fault in faults for path in same.get(fault.path, [fault.path])]
-
-
-def _decide_faults(
-    experiment: Experiment, faults: Mapping[str, Sequence[AudioError]], output: Path | None, reporter: Reporter
-) -> None:
-    every = [fault for corpus in faults.values() for fault in corpus]
-    if not every:
-        return
-    if experiment.config.on_bad_audio == "fail":
-        where = "`emobench data verify` lists all of them"
-        if output is not None:
-            path = output / experiment.name / "excluded.csv"
-            records.write_excluded(path, faults)
-            where = f"The full list is in {path}"
-        raise DataError(
-            f"Every recording must be usable. {len(every)} are not:\n"
-            f"{listing([str(fault) for fault in sorted(every, key=str)])}\n"
-            f"{where}. Repair or remove them, or set on_bad_audio: skip to leave them out."
-        )
-    already = {dataset.name: {fault.path for fault in dataset.excluded} for dataset in experiment.datasets}
-    experiment.datasets = [
-        dataset.without([fault for fault in faults[dataset.name] if fault.path not in already[dataset.name]])
-        for dataset in experiment.datasets
-    ]
-    for dataset in experiment.datasets:
-        if not dataset.utterances:
-            raise DataError(f"Corpus {dataset.name!r} must have usable recordings. All are excluded. Repair them.")
-    remark = f"{len(every)} recordings are excluded (on_bad_audio: skip); excluded.csv lists them"
-    experiment.remarks.append(remark)
-    reporter.warn(remark)
 
 
 # --- jobs -----------------------------------------------------------------------------------------------------------
@@ -320,27 +240,17 @@ def _decide_faults(
 @contextlib.contextmanager
 def _hold(folder: Path) -> Iterator[None]:
     """Hold a run's folder against a second emobench."""
-    from filelock import FileLock, Timeout
-
     holder = folder / ".holder"
-    with storage_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
+    refusal = f"{folder}: in use by {_read_holder(holder)}. Wait for that run, or end it."
+    with hold(folder / ".lock", refusal=refusal):
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise HeldError(
-                f"{folder}: must be free. It is held by {_read_holder(holder)}. Wait for that run, or end it."
-            ) from None
-    try:
-        with storage_errors(folder):
-            holder.write_text(f"process {os.getpid()} on host {socket.gethostname()}")
-        sweep(folder)
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            holder.unlink()
-        lock.release()
+            with storage_errors(folder):
+                holder.write_text(f"process {os.getpid()} on host {socket.gethostname()}")
+            sweep(folder)
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                holder.unlink()
 
 
 def _read_holder(path: Path) -> str:
@@ -380,8 +290,7 @@ def _execute(
     if not work:
         return fitted
     work = sorted(work, key=lambda job: -experiment.cost_s(job))
-    rows = {key: _rows(table) for key, table in experiment.tables.items()}
-    tasks = [(_with_study(job, folder), rows[job.corpus, job.features]) for job in work]
+    tasks = [(_with_study(job, folder), experiment.tables[job.corpus, job.features]) for job in work]
     limit_s = experiment.config.job_timeout_s
     limit = {} if limit_s is None else {"timeout_s": limit_s}
     with reporter.track("jobs", len(work)) as advance:
@@ -402,34 +311,28 @@ def _execute(
 
 def _save_bundles(
     experiment: Experiment, folder: Path, fitted: Sequence[tuple[Job, Fitted]], board: pd.DataFrame
-) -> list[str]:
-    """Save what was fitted on everything; return the failures. A plug-in's class that is not on the list is none."""
-    failures = []
+) -> tuple[list[str], list[str]]:
+    """Save what was fitted on everything; return failures, and remarks on models that cannot be saved."""
+    failures, remarks = [], []
     for item in fitted:
         try:
             failures += records.save_bundles(experiment, folder, [item], board)
         except BundleError as error:
-            experiment.remarks.append(f"{item[0].title}: no bundle: {error}")
-    return failures
+            remarks.append(f"{item[0].title}: no bundle: {error}")
+    return failures, remarks
 
 
 def _measure_latency(
-    experiment: Experiment,
-    folder: Path,
-    jobs: Sequence[Job],
-    finished: Mapping[str, FoldResult],
-    board: pd.DataFrame,
-    reporter: Reporter,
-) -> pd.DataFrame:
-    """Measure every bundle that was not measured before; return the leaderboard with what came out."""
-    assert experiment.config.latency is not None
+    experiment: Experiment, folder: Path, board: pd.DataFrame, reporter: Reporter
+) -> tuple[pd.DataFrame, list[str]]:
+    """Measure every bundle that was not measured before; return the leaderboard with what came out, and remarks."""
+    settings = experiment.config.latency
+    assert settings is not None
     paths = records.saved_bundles(folder, experiment)
-    n_missing = latency.count_missing(folder, paths, experiment.config.latency)
-    if n_missing:
+    if n_missing := latency.count_missing(folder, paths, settings):
         reporter.say(f"{n_missing} models to measure, each in fresh processes")
-    is_new, remarks = latency.measure_run(folder, paths, experiment.config.latency, reporter=reporter)
-    experiment.remarks += remarks
-    return records.write_tables(experiment, folder, jobs, finished) if is_new else board
+    is_new, remarks = latency.measure_run(folder, paths, settings, reporter=reporter)
+    return records.write_derived(folder) if is_new else board, remarks
 
 
 def _forget(folder: Path, jobs: Sequence[Job]) -> None:
@@ -479,16 +382,11 @@ def _study_path(job: Job, folder: Path) -> Path:
     return folder / "studies" / job.tuning.study
 
 
-def _rows(table: FeatureTable) -> Rows:
-    labels = table.labels()
-    return Rows(table.X, table.y, len(table.classes), table.ids, labels.speakers, labels.sexes)
-
-
-def _perform(job: Job, rows: Rows) -> FoldResult | Fitted:
+def _perform(job: Job, table: FeatureTable) -> FoldResult | Fitted:
     """Do one piece of work in a worker; one that does not see the run's folder keeps its study in memory."""
     if job.tuning and job.tuning.study and not Path(job.tuning.study).parents[1].is_dir():
         job = replace(job, tuning=replace(job.tuning, study=None))
-    return evaluate(rows, job) if len(job.test) else fit_everything(rows, job)
+    return evaluate(table, job) if len(job.test) else fit_everything(table, job)
 
 
 def _check_fitted_rows(experiment: Experiment, job: Job, result: FoldResult) -> None:

@@ -10,13 +10,12 @@ from typing import Any
 from emobench.audio import AudioPolicy
 from emobench.audio.decoding import read_audio
 from emobench.config.schema import CorpusConfig
-from emobench.config.yaml import LoadedConfig, validate_config
+from emobench.config.yaml import validate_config
 from emobench.corpora import Scan, Utterance, get_corpus
-from emobench.corpora.location import locate
 from emobench.errors import AudioError, ConfigError, CorpusError
 from emobench.execution.workers import Crash, Pool, count_workers
 from emobench.reporter import Reporter
-from emobench.running.datasets import scan_corpus, synthetic_folder
+from emobench.running.datasets import find, obtain, scan
 
 CLIPS_A_TASK = 32
 
@@ -91,19 +90,24 @@ def verify(
     """
     reporter = reporter or Reporter()
     n_workers = count_workers(-1)
-    found = scan_corpus(*_corpus(name, root, path), n_jobs=n_workers, reporter=reporter)
-    utterances = found.scan.utterances
+    corpus = _corpus(name, root, path)
+    row, folder = find(corpus)
+    if folder is None and row.generator:
+        raise CorpusError(f"The {name} corpus is not made yet. Run `emobench data make` first.")
+    row, folder = obtain(corpus, n_jobs=n_workers, reporter=reporter)
+    found = scan(corpus, row, folder)
+    utterances = found.utterances
     batches = [utterances[start : start + CLIPS_A_TASK] for start in range(0, len(utterances), CLIPS_A_TASK)]
     duration_s, faults, warnings = 0.0, [], []
     same: dict[str, list[str]] = {}
     with Pool(n_workers) as pool, reporter.track("decode", len(utterances)) as advance:
         n_done = 0
-        for position, outcome in pool.run(_decode_batch, [(found.root, batch) for batch in batches]):
+        for position, outcome in pool.run(_decode_batch, [(folder, batch) for batch in batches]):
             batch = batches[position]
             n_done += len(batch)
             advance(n_done)
             if isinstance(outcome, Crash):
-                outcome = [AudioError(found.root / utterance.path, outcome.reason) for utterance in batch]
+                outcome = [AudioError(folder / utterance.path, outcome.reason) for utterance in batch]
             for utterance, result in zip(batch, outcome, strict=True):
                 if isinstance(result, AudioError):
                     faults.append(result)
@@ -111,23 +115,19 @@ def verify(
                 content, seconds, remarks = result
                 duration_s += seconds
                 same.setdefault(content, []).append(utterance.id)
-                warnings += [f"{found.root / utterance.path}: {remark}" for remark in remarks]
+                warnings += [f"{folder / utterance.path}: {remark}" for remark in remarks]
     identical = tuple(sorted(tuple(sorted(group)) for group in same.values() if len(group) > 1))
     ordered = tuple(sorted(faults, key=str))
-    return Verification(found.name, found.root, found.scan, duration_s, ordered, tuple(sorted(warnings)), identical)
+    return Verification(corpus.label, folder, found, duration_s, ordered, tuple(sorted(warnings)), identical)
 
 
-def _corpus(name: str, root: Path | None, path: Path | None) -> tuple[CorpusConfig, LoadedConfig]:
-    """Return the config of a corpus that is on this machine, or refuse one that would have to be made."""
-    get_corpus(name)
-    if name == "manifest" and path is None:
-        raise ConfigError("A manifest must have --path, the CSV of its recordings. It is absent. Add it.")
-    if name == "synthetic" and root is None and not locate(name) and not synthetic_folder().is_dir():
-        raise CorpusError("The synthetic corpus must be made before it is verified. Run `emobench data make`.")
+def _corpus(name: str, root: Path | None, path: Path | None) -> CorpusConfig:
+    """Return a corpus as a config has it."""
+    if get_corpus(name).needs_path and path is None:
+        raise ConfigError(f"Corpus {name!r} needs --path, the CSV of its recordings. Add it.")
     given = {"root": root and str(root), "path": path and str(path)}
     corpus = {"name": name, **{key: value for key, value in given.items() if value is not None}}
-    config, _ = validate_config({"corpora": [corpus], "models": ["dummy"]}, "data verify")
-    return config.corpora[0], LoadedConfig(config, "verify", Path.cwd())
+    return validate_config({"corpora": [corpus], "models": ["dummy"]}, "data verify").corpora[0]
 
 
 def _decode_batch(root: Path, utterances: tuple[Utterance, ...]) -> list[Any]:

@@ -28,18 +28,17 @@ def data_list(*, manner: Manner) -> None:
     """List the corpora and where they are on this machine."""
     from emobench.corpora import CORPORA
     from emobench.corpora.location import locate
-    from emobench.running.datasets import synthetic_folder
+    from emobench.registry import rows
 
-    rows = []
-    for row in CORPORA.values():
-        folder = locate(row.name)
-        if folder is None and row.name == "synthetic" and synthetic_folder().is_dir():
-            folder = synthetic_folder()
-        rows.append({"name": row.name, "title": row.title, "licence": row.licence, "folder": folder and str(folder)})
+    listed = [(row, locate(row)) for row in rows("corpus", CORPORA)]
     if manner.as_json:
-        return print_json(rows)
-    absent = {"manifest": "any folder", "synthetic": "made when it is needed"}
-    print_columns([(r["name"], r["folder"] or absent.get(r["name"], "not here"), r["title"]) for r in rows])
+        return print_json(
+            [
+                {"name": row.name, "title": row.title, "licence": row.licence, "folder": folder and str(folder)}
+                for row, folder in listed
+            ]
+        )
+    print_columns([(row.name, str(folder or row.where), row.title) for row, folder in listed])
 
 
 @data_app.command("verify")
@@ -84,15 +83,14 @@ def data_make(
 ) -> None:
     """Make the synthetic corpus (the same bytes every time)."""
     from emobench.cli.console import ConsoleReporter
+    from emobench.corpora import get_corpus
     from emobench.execution.workers import count_workers
-    from emobench.running.datasets import make_synthetic
+    from emobench.running.datasets import make
 
     if folder is None and speakers != 24:
-        raise ConfigError(
-            f"--speakers must be used with a folder of its own, as the cache holds 24. Got {speakers}. Name a DIR."
-        )
-    reporter = ConsoleReporter(quiet=manner.quiet)
-    made = make_synthetic(n_jobs=count_workers(n_jobs), reporter=reporter, folder=folder, n_speakers=speakers)
+        raise ConfigError(f"--speakers {speakers} needs a folder of its own, as the cache holds 24. Name a DIR.")
+    reporter, n_workers = ConsoleReporter(quiet=manner.quiet), count_workers(n_jobs)
+    made = make(get_corpus("synthetic"), n_jobs=n_workers, reporter=reporter, folder=folder, n_speakers=speakers)
     print_json({"folder": str(made)}) if manner.as_json else print(made)
 
 
