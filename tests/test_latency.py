@@ -339,9 +339,9 @@ def test_what_the_figures_depend_on_makes_them_be_measured_again(tmp_path, monke
     if change == "settings":
         settings = LatencyConfig(rounds=7, block_s=0.01, batches=[1, 8])
     elif change == "processor":
-        monkeypatch.setattr(latency.results, "cpu", lambda: "another")
+        monkeypatch.setattr(latency, "cpu", lambda: "another")
     else:
-        monkeypatch.setattr(latency.results, "versions", lambda: {"numpy": "9"})
+        monkeypatch.setattr(latency, "versions", lambda: {"numpy": "9"})
     assert latency.count_missing(tmp_path, paths, settings) == 1
 
 
@@ -391,8 +391,8 @@ def config(latency_block):
 
 
 def test_an_empty_block_measures_with_the_defaults_and_none_does_not():
-    assert validate_config(config({}))[0].latency == LatencyConfig(rounds=10, block_s=0.1, batches=[1, 8, 64])
-    assert validate_config(config(None))[0].latency is None
+    assert validate_config(config({})).latency == LatencyConfig(rounds=10, block_s=0.1, batches=[1, 8, 64])
+    assert validate_config(config(None)).latency is None
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_premium_of_few_speakers_says_why_it_has_no_interval():
 
 
 def protocols_of(**changes):
-    config, _ = validate_config({**PLAIN, **changes})
+    config = validate_config({**PLAIN, **changes})
     return [(row.label, row.options.get("n_splits")) for row in config.protocols]
 
 
@@ -190,15 +190,15 @@ def test_premium_block_that_cannot_be_is_refused(text, message):
 
 
 def test_resolved_premium_reads_back_as_itself():
-    config, _ = validate_config({**PLAIN, "premium": {}})
-    assert validate_config(config.model_dump(mode="json"))[0] == config
+    config = validate_config({**PLAIN, "premium": {}})
+    assert validate_config(config.model_dump(mode="json")) == config
     assert config.with_premium() == config
-    assert config == validate_config(PLAIN)[0].with_premium()
+    assert config == validate_config(PLAIN).with_premium()
 
 
 def test_config_that_has_both_kinds_of_protocols_needs_no_block():
     """`emobench premium` is then the run that it always was, with all that is finished."""
-    config, _ = validate_config({**PLAIN, "protocols": ["group-kfold", "random-kfold"]})
+    config = validate_config({**PLAIN, "protocols": ["group-kfold", "random-kfold"]})
     assert config.with_premium() is config
 
 

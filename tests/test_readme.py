@@ -89,9 +89,9 @@ def test_config_of_the_readme_is_valid(readme):
     from ruamel.yaml import YAML
 
     text = re.search(r"```yaml\n(.*?)```", readme, re.DOTALL)[1]
-    config, remarks = validate_config(YAML(typ="safe").load(text), "README.md")
+    config = validate_config(YAML(typ="safe").load(text), "README.md")
     assert len(config.models) == 2
-    assert remarks == ()
+    assert config.remarks == ()
 
 
 def test_configs_that_the_readme_names_exist(readme, pytestconfig):

@@ -492,4 +492,4 @@ def test_committed_configs_can_be_read(pytestconfig):
     paths = sorted((pytestconfig.rootpath / "configs").glob("*.yaml"))
     assert paths
     for path in paths:
-        assert load_config(path).config.models
+        assert load_config(path).models

@@ -15,6 +15,7 @@ from emobench.config.schema import SCHEMA_VERSION, LocatedError, Location, Model
 from emobench.errors import MAX_LISTED, ConfigError, did_you_mean
 
 MAX_BYTES = 65_536  # a parser in Python takes seconds for more
+MAX_DEPTH = 12
 LineOf = Callable[[Sequence[Any]], int | None]
 
 _NO_MAPPING = "a config is a mapping of keys (`corpora:`, `models:` …), and this is {}. Begin from configs/all.yaml."
@@ -113,15 +114,13 @@ def _read_yaml(text: str, source: str) -> tuple[Any, LineOf]:
     from ruamel.yaml.error import YAMLError
 
     try:
-        _refuse_aliases(YAML(typ="safe", pure=True).parse(text), source)
+        _check_events(YAML(typ="safe", pure=True).parse(text), source)
         node = YAML(typ="safe", pure=True).compose(text)
         if node is None:
             raise ConfigError(f"{source}: {_NO_MAPPING.format('empty')}")
         if faults := [(line, f"{source}{text}") for line, text in _key_faults(node, ())]:
             raise _config_error(faults)
         data = YAML(typ="safe", pure=True).constructor.construct_document(node)
-    except RecursionError:
-        raise ConfigError(f"{source}: nested too deeply for a config. Flatten it.") from None
     except (YAMLError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
@@ -132,14 +131,18 @@ def _read_yaml(text: str, source: str) -> tuple[Any, LineOf]:
     return data, lambda path: _line(node, path)
 
 
-def _refuse_aliases(events: Iterator[Any], source: str) -> None:
-    """Refuse anchors and aliases before anything is built of them: a few lines of them can stand for gigabytes."""
-    from ruamel.yaml.events import AliasEvent
+def _check_events(events: Iterator[Any], source: str) -> None:
+    """Refuse, before anything is built, what a few lines of can stand for gigabytes: aliases, and endless nesting."""
+    from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
 
+    depth = 0
     for event in events:
+        where = f"{source} (line {event.start_mark.line + 1})"
         if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
-            line = event.start_mark.line + 1
-            raise ConfigError(f"{source} (line {line}): anchors and aliases (& and *) are not read. Write it out.")
+            raise ConfigError(f"{where}: anchors and aliases (& and *) are not read. Write it out.")
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise ConfigError(f"{where}: nested more than {MAX_DEPTH} deep. Flatten it.")
 
 
 def _key_faults(node: Any, location: Location) -> Iterator[tuple[int, str]]:

@@ -76,14 +76,14 @@ class Generator:
     Attributes
     ----------
     home : callable
-        ``home() -> Path``: where it is kept in the user's cache; it need not exist.
+        ``home(**options) -> Path``: where it is kept in the user's cache; it need not exist.
     plan : callable
         ``plan(**options) -> Scan``: what it will hold, with nothing made.
     make : callable
         ``make(folder, *, n_jobs, progress, **options)``: writes it; the folder appears whole or not at all.
     """
 
-    home: Callable[[], Path]
+    home: Callable[..., Path]
     plan: Callable[..., Scan]
     make: Callable[..., None]
 

@@ -24,6 +24,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from emobench import metrics
 from emobench.errors import StorageError
+from emobench.files import hold
 from emobench.models import Choice, Float, Int, ModelSpec, build, get_model, settings
 from emobench.protocols import Fold
 from emobench.protocols.folds import inner_folds

@@ -195,7 +195,7 @@ def scan(corpus: CorpusConfig, row: CorpusSpec, root: Path) -> Scan:
 def make(row: CorpusSpec, *, n_jobs: int, reporter: Reporter, folder: Path | None = None, **options: object) -> Path:
     """Make a generated corpus where it is not there yet, in the user's cache by default; return its folder."""
     generator = resolve(row.generator)
-    folder = folder or generator.home()
+    folder = folder or generator.home(**options)
     n_clips = len(generator.plan(**options).utterances)
     if not folder.is_dir():
         reporter.say(f"Making the {row.name} corpus ({n_clips} clips) in {folder}")

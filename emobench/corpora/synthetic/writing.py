@@ -203,8 +203,8 @@ def _is_recording(name: str) -> bool:
     return name.lower().endswith(".wav") and not any(part.startswith(".") for part in name.split("/"))
 
 
-def _home() -> Path:
-    return cached_corpus(f"{CORPUS}-{DEFAULT.fingerprint()[:12]}")
+def _home(*, n_speakers: int = DEFAULT.n_speakers) -> Path:
+    return cached_corpus(f"{CORPUS}-{Design(n_speakers=n_speakers).fingerprint()[:12]}")
 
 
 def _plan(*, n_speakers: int = DEFAULT.n_speakers) -> Scan:
