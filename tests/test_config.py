@@ -166,13 +166,13 @@ def test_parameter_beside_params_is_told_where_parameters_stand():
         ("protocols: [loso, loso]", "protocols[1] (line 3): names in results must be different. 'loso' stands twice."),
         ("protocols: [{n_splits: 3}]", "protocols[0].name (line 3): this key is required"),
         ("protocols: [{name: loso, n_splits: 3}]", "n_splits (line 3): must be an option of protocol 'loso'."),
-        ("protocols: [{name: group-kfold, n_splits: 1}]", "n_splits (line 3): input should be greater than or equal to 2."),
+        ("protocols: [{name: group-kfold, n_splits: 1}]", "n_splits (line 3): input should be greater than or equal to 2."),  # noqa: E501
         ("protocols: [file]", "protocols[0] (line 3): protocol 'file' must have `path:`. It is absent. Add it."),
         ("tuning: {n_trials: 0}", "tuning.n_trials (line 3): input should be greater than or equal to 1. Got 0."),
-        ("tuning: {inner_splits: 1}", "tuning.inner_splits (line 3): input should be greater than or equal to 2. Got 1."),
+        ("tuning: {inner_splits: 1}", "tuning.inner_splits (line 3): input should be greater than or equal to 2. Got 1."),  # noqa: E501
         ("tuning: {n_trails: 3}", "tuning.n_trails (line 3): unknown key. Did you mean 'n_tr"),
         ("tuning: {per_model: {svn: 3}}", "tuning.per_model.svn (line 3): must be a model or an entry of this config."),
-        ("tuning: {per_model: {svm: -1}}", "tuning.per_model.svm (line 3): input should be greater than or equal to 0."),
+        ("tuning: {per_model: {svm: -1}}", "tuning.per_model.svm (line 3): input should be greater than or equal to 0."),  # noqa: E501
         ("tuning: 8", "tuning (line 3): input should be a valid dictionary"),
         ("protocols: [{name: loso, id: a/b}]", "id (line 3): string should match pattern"),
     ],
@@ -271,7 +271,7 @@ LAUGHS = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [{', '.join(['*' + a] * 9)}]\n" 
         (BASE + "[a]: 2\n", "(line 3): a key is not text: a list or a mapping."),
         (BASE + "<<: {seed: 1}\n", "(line 3): a key is not text: '<<'."),
         (BASE + "seed: " + "9" * 5_000 + "\n", "not valid YAML: "),
-        ("!!python/object/apply:os.system ['touch {}']\n", "(line 1): not valid YAML: could not determine a constructor"),
+        ("!!python/object/apply:os.system ['touch {}']\n", "(line 1): not valid YAML: could not determine a constructor"),  # noqa: E501
         (BASE + "seed: !!python/object/apply:os.system ['touch {}']\n", "(line 3): not valid YAML: "),
         (BASE + "seed: !own 3\n", "for the tag '!own'"),
     ],

@@ -9,10 +9,11 @@ from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import LabelEncoder
 
 from emobench import models
+from emobench.features import FeatureTable, get_features
 from emobench.protocols import PROTOCOLS, Labels
 from emobench.protocols.certificate import rows_fingerprint
 from emobench.protocols.folds import make_folds
-from emobench.running.evaluation import FoldResult, Job, Rows, derive_seed, evaluate
+from emobench.running.evaluation import FoldResult, Job, derive_seed, evaluate
 
 EMOTIONS = ("angry", "calm", "fearful", "happy", "sad")
 HONEST = [name for name, row in PROTOCOLS.items() if not row.waives and name != "file"]
@@ -36,7 +37,8 @@ def job_of(fold, model="svm", random_state=0, **params):
 
 
 def rows_of(X, y, labels):
-    return Rows(X, y, 5, labels.ids, labels.speakers, labels.sexes)
+    classes = tuple(sorted(set(labels.emotions)))
+    return FeatureTable(X, y, classes, labels.ids, labels.speakers, labels.sexes, get_features("mfcc40"), "key")
 
 
 def pooled_uar(X, labels, protocol, *, model="svm", emotions=None, **params):

@@ -18,12 +18,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
-from hypothesis import strategies as st
 
 from emobench.corpora import CORPORA, Archive, CorpusSpec, ravdess
-from emobench.corpora import fetch as fetching
-from emobench.corpora.fetch import check_members, fetch, unpack
+from emobench.corpora.fetch import fetch, unpack
 from emobench.errors import CorpusError, StorageError
 
 ACTORS = {
@@ -110,7 +107,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(monkeypatch):
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(fetching, "PAUSE_S", 0)
+    monkeypatch.setattr("pooch.core.time.sleep", lambda seconds: None)
     with Server() as server:
         server.hold.set()
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
@@ -176,28 +173,26 @@ def test_fetch_shows_progress_on_stderr_only(tiny, tmp_path, capfd):
 
 
 @pytest.mark.parametrize(
-    ("answer", "received", "n_asked"),
+    "answer, received",
     [
-        ((404, b"<html>gone</html>"), "Received: status 404 Not Found", 1),
-        ((503, b""), "Received, 3 times: status 503 Service Unavailable", 3),
-        ((200, b"<!DOCTYPE html><html>log in</html>"), "Received: an HTML page of 34 bytes", 1),
-        ((200, b"x" * 99_999), "Received: 99999 bytes", 1),
-        ((200, b"x" * 99), "Received, 3 times: it ended after 99 bytes", 3),
-        ((200, b"PK half of it", 40_000), "Received, 3 times: .*IncompleteRead", 3),
-        ("other bytes", "Received: MD5 hash .* expected md5:[0-9a-f]{32} but got [0-9a-f]{32}", 1),
+        ((404, b"<html>gone</html>"), "Received 3 times: status 404 Not Found"),
+        ((503, b""), "Received 3 times: status 503 Service Unavailable"),
+        ((200, b"<!DOCTYPE html><html>log in</html>"), "Received 3 times: MD5 hash .* expected md5:"),
+        ((200, b"PK half of it", 40_000), "Received 3 times: .*IncompleteRead"),
+        ("other bytes", "Received 3 times: MD5 hash .* expected md5:[0-9a-f]{32} but got [0-9a-f]{32}"),
     ],
-    ids=["404", "503", "html", "longer", "shorter", "cut", "hash"],
+    ids=["404", "503", "html", "cut", "hash"],
 )
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pooch leaves refused answers open
 def test_fetch_refuses_what_is_not_the_archive_and_a_rerun_fetches_the_rest_only(
-    tiny, server, tmp_path, answer, received, n_asked
+    tiny, server, tmp_path, monkeypatch, answer, received
 ):
     good = server.answers["/two.tar.gz"]
     server.answers["/two.tar.gz"] = (200, bytes(len(good[1]))) if answer == "other bytes" else answer
     with pytest.raises(CorpusError, match=received) as caught:
         fetch(tiny, tmp_path / "tiny")
-    assert f"{server.address}/two.tar.gz must be two.tar.gz, {len(good[1])} bytes, md5:" in str(caught.value)
-    assert server.asked == ["/one.zip"] + ["/two.tar.gz"] * n_asked
+    assert f"{server.address}/two.tar.gz: not two.tar.gz of {len(good[1])} bytes, md5:" in str(caught.value)
+    assert server.asked == ["/one.zip"] + ["/two.tar.gz"] * 3
     assert tree(tmp_path) == ["tiny.fetch", "tiny.fetch.lock", "tiny.fetch/one.zip"]
     server.answers["/two.tar.gz"] = good
     fetch(tiny, tmp_path / "tiny", keep_archive=True)
@@ -214,7 +209,7 @@ def test_fetch_survives_a_connection_that_breaks_once(tiny, server, tmp_path):
 
 
 def test_fetch_without_a_network_says_so(tiny, tmp_path):
-    with pytest.raises(CorpusError, match="Received, 3 times: .*Connection refused"):
+    with pytest.raises(CorpusError, match="Received 3 times: .*Connection refused"):
         fetch(tiny, tmp_path / "tiny", base_url="http://127.0.0.1:9")
 
 
@@ -246,7 +241,6 @@ def test_fetch_refuses_an_archive_that_is_not_the_whole_corpus(tiny, server, tmp
     ):
         fetch(replace(tiny, scan="emobench.corpora.ravdess:scan"), tmp_path / "tiny")
     assert sorted(os.listdir(tmp_path)) == ["tiny.fetch", "tiny.fetch.lock"]
-    assert not list((tmp_path / "tiny.fetch").glob("unpack-*"))
 
 
 def test_fetch_refuses_a_recording_in_two_archives(server, tmp_path):
@@ -262,7 +256,7 @@ def test_fetch_refuses_a_corpus_without_archives(tmp_path):
 
 
 def test_fetch_on_a_full_disk_is_a_storage_error_and_a_rerun_succeeds(tiny, tmp_path):
-    with largest_file(1000), pytest.raises(StorageError, match=r"File too large.*Make room"):
+    with largest_file(1000), pytest.raises(StorageError, match=r"larger than the limit"):
         fetch(tiny, tmp_path / "tiny")
     assert tree(tmp_path) == ["tiny.fetch", "tiny.fetch.lock"]
     fetch(tiny, tmp_path / "tiny")
@@ -271,14 +265,14 @@ def test_fetch_on_a_full_disk_is_a_storage_error_and_a_rerun_succeeds(tiny, tmp_
 
 def test_fetch_looks_for_room_before_it_downloads(tiny, server, tmp_path):
     huge = replace(tiny, archives=(replace(tiny.archives[0], n_bytes=2**60),))
-    with pytest.raises(StorageError, match=f"must have room for {2**60} bytes"):
+    with pytest.raises(StorageError, match="not enough room for .* needs about"):
         fetch(huge, tmp_path / "tiny")
     assert server.asked == []
 
 
 def test_fetch_into_a_folder_that_cannot_be_made_is_a_storage_error(tiny, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(StorageError, match="must be writable"):
+    with pytest.raises(StorageError, match="cannot be written"):
         fetch(tiny, tmp_path / "file/tiny")
 
 
@@ -315,8 +309,9 @@ def test_fetch_killed_leaves_nothing_visible_and_a_rerun_succeeds(tiny, server, 
         assert server.half_sent.wait(10)
         process.kill()
     assert process.wait(10) == -signal.SIGKILL
-    assert sorted(os.listdir(tmp_path)) == ["tiny.fetch", "tiny.fetch.lock"]
-    assert any(name.startswith("unpack-") for name in os.listdir(tmp_path / "tiny.fetch")) is (when == "unpack")
+    visible = sorted(name for name in os.listdir(tmp_path) if not name.startswith("."))
+    assert visible == ["tiny.fetch", "tiny.fetch.lock"]
+    assert (len(os.listdir(tmp_path)) > 2) is (when == "unpack")
     server.hold.set()
     server.answers["/two.tar.gz"] = good
     fetch(tiny, tmp_path / "tiny", keep_archive=True)
@@ -331,159 +326,47 @@ def special_zip(kind):
     return zipped(info, data=b"/etc/passwd")
 
 
-def patched_zip(old, new):
-    """Return a zip with a stored member a.wav, whose bytes are changed after it is written."""
-    data = zipped("a.wav")
-    assert old in data
-    return data.replace(old, new)
-
-
-def lying_zip(n_bytes):
-    """Return a zip whose headers give another size for a member of 20,000 bytes."""
-    return patched_zip(len(NOISE).to_bytes(4, "little"), n_bytes.to_bytes(4, "little"))
-
-
-def encrypted_zip():
-    """Return a zip whose central directory says that its member is encrypted."""
-    data = bytearray(zipped("a.wav"))
-    data[data.index(b"PK\x01\x02") + 8] |= 1
-    return bytes(data)
-
-
 BAD_ARCHIVES = {
-    "zip-slip": (zipped("ok.wav", "../slip.wav"), r"'\.\./slip\.wav' has '\.\.'"),
+    "zip-slip": (zipped("ok.wav", "../slip.wav"), r"'\.\./slip\.wav' is absolute or has '\.\.'"),
     "zip-deep-slip": (zipped("a/../../slip.wav"), r"has '\.\.'"),
-    "zip-absolute": (zipped("/etc/x.wav"), "'/etc/x.wav' has an absolute name"),
-    "zip-drive": (zipped("C:x.wav"), "drive letter"),
-    "zip-backslash": (zipped("..\\x.wav"), "backslash"),
-    "zip-nul": (patched_zip(b"a.wav", b"a\0wav"), "NUL"),
-    "zip-newline": (zipped("a\nb.wav"), "control character"),
-    "zip-long": (zipped("a" * 256), "too long"),
+    "zip-backslash": (zipped("..\\x.wav"), r"has '\.\.'"),
+    "zip-absolute": (zipped("/etc/x.wav"), "'/etc/x.wav' is absolute"),
+    "zip-drive": (zipped("C:x.wav"), "'C:x.wav' is absolute"),
     "zip-link": (special_zip(stat.S_IFLNK), "'a.wav' is a link or a device"),
     "zip-device": (special_zip(stat.S_IFCHR), "'a.wav' is a link or a device"),
-    "zip-encrypted": (encrypted_zip(), "'a.wav' is encrypted"),
-    "zip-case": (zipped("A/x.wav", "a/y.wav"), "'a/y.wav' differs from 'A' only in upper and lower case"),
-    "zip-unicode": (zipped("\u00e9.wav", "e\u0301.wav"), "or in Unicode form"),
-    "zip-file-as-folder": (zipped("a", "a/b.wav"), "'a/b.wav' is there twice"),
-    "zip-folder-as-file": (zipped("a/b.wav", "a"), "'a' is there twice"),
-    "zip-dot": (zipped("."), "'.' is there twice"),
-    "zip-bomb": (zipped("a.wav", "b.wav", data=bytes(10**7)), "'a.wav' makes the whole larger .* a bomb"),
-    "zip-longer-than-it-says": (lying_zip(10), "Bad CRC-32"),
-    "zip-shorter-than-it-says": (lying_zip(30_000), "'a.wav' is not as long as the archive says"),
-    "zip-cut": (zipped("a.wav")[:-30], "must be a whole zip or tar"),
-    "zip-crc": (patched_zip(NOISE[:8], bytes(8)), "Bad CRC-32"),
+    "zip-cut": (zipped("a.wav")[:-30], "not a whole zip or tar"),
     "tar-slip": (tarred("../slip.wav"), r"has '\.\.'"),
-    "tar-absolute": (tarred("/tmp/slip.wav"), "absolute"),
+    "tar-absolute": (tarred("/tmp/slip.wav"), "is absolute"),
     "tar-link-escape": (tarred(entry("out", tarfile.SYMTYPE, ".."), "out/slip.wav"), "'out' is a link"),
     "tar-hard-link": (tarred(entry("out", tarfile.LNKTYPE, "/etc/passwd")), "'out' is a link"),
-    "tar-device": (tarred(entry("null", tarfile.CHRTYPE)), "'null' is a link, a device"),
-    "tar-fifo": (tarred("ok.wav", entry("pipe", tarfile.FIFOTYPE)), "'pipe' is a link, a device"),
-    "tar-twice": (tarred("a.wav", "./a.wav"), "'./a.wav' is there twice"),
-    "tar-case": (tarred("a.wav", "A.wav"), "differs from 'a.wav' only in upper and lower case"),
-    "tar-undecodable": (tarred("a\udcff.wav"), "undecodable"),
-    "tar-cut": (tarred("a.wav", mode="w:gz")[:10_000], "must be a whole zip or tar"),
-    "html": (b"<html>not an archive</html>", "must be a whole zip or tar"),
-    "empty": (b"", "must be a whole zip or tar"),
+    "tar-device": (tarred(entry("null", tarfile.CHRTYPE)), "'null' is a link or a device"),
+    "tar-fifo": (tarred("ok.wav", entry("pipe", tarfile.FIFOTYPE)), "'pipe' is a link or a device"),
+    "tar-cut": (tarred("a.wav", mode="w:gz")[:10_000], "not a whole zip or tar"),
+    "html": (b"<html>not an archive</html>", "not a whole zip or tar"),
+    "empty": (b"", "not a whole zip or tar"),
 }
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(("data", "fault"), BAD_ARCHIVES.values(), ids=BAD_ARCHIVES)
-def test_unpack_refuses_the_archive_and_leaves_nothing(tmp_path, data, fault):
-    archive = tmp_path / "in/archive"
-    archive.parent.mkdir()
+def test_unpack_refuses_the_archive_before_anything_is_written(tmp_path, data, fault):
+    archive, folder = tmp_path / "archive", tmp_path / "folder"
     archive.write_bytes(data)
-    (tmp_path / "out").mkdir()
+    folder.mkdir()
     with pytest.raises(CorpusError, match=fault) as caught:
-        unpack(archive, tmp_path / "out/dest")
+        unpack(archive, folder)
     assert str(archive) in str(caught.value)
-    assert tree(tmp_path) == ["in", "in/archive", "out"]
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_unpack_refuses_a_member_that_is_there_twice(tmp_path):
-    (tmp_path / "a.zip").write_bytes(zipped("a.wav", "a.wav"))
-    with pytest.raises(CorpusError, match="'a.wav' is there twice"):
-        unpack(tmp_path / "a.zip", tmp_path / "dest")
-
-
-@pytest.mark.parametrize("make", [zipped, tarred], ids=["zip", "tar"])
-def test_unpack_checks_all_members_before_it_writes_one(tmp_path, make):
-    (tmp_path / "a").write_bytes(make("ok.wav", "../slip.wav"))
-    with largest_file(0), pytest.raises(CorpusError, match="slip"):  # any write would be a StorageError
-        unpack(tmp_path / "a", tmp_path / "dest")
+    assert tree(tmp_path) == ["archive", "folder"]
 
 
 @pytest.mark.parametrize("mode", ["zip", "w", "w:gz", "w:bz2", "w:xz"])
 def test_unpack_accepts_a_harmless_archive_of_any_kind(tmp_path, mode):
     names = ["./Actor_01/x.wav", "Actor_01/grün 日本.wav", "README"]
-    archive = tmp_path / "archive"
+    archive, folder = tmp_path / "archive", tmp_path / "folder"
     archive.write_bytes(zipped("Actor_01/", *names) if mode == "zip" else tarred(*names, mode=mode))
-    dest = unpack(archive, tmp_path / "deep/er/dest")
-    assert tree(dest) == sorted(["Actor_01", "Actor_01/x.wav", "Actor_01/grün 日本.wav", "README"])
-    assert (dest / "README").read_bytes() == NOISE
-    assert os.listdir(dest.parent) == ["dest"]
-
-
-def test_unpack_keeps_to_the_limits_given(tmp_path):
-    archive = tmp_path / "a.zip"
-    archive.write_bytes(zipped("a.wav", "b.wav"))
-    with pytest.raises(CorpusError, match="'b.wav' makes the whole larger than 39999 bytes"):
-        unpack(archive, tmp_path / "dest", max_bytes=39_999)
-    with pytest.raises(CorpusError, match="'a.wav' makes the whole larger"):
-        unpack(archive, tmp_path / "dest", max_ratio=0.1)
-    unpack(archive, tmp_path / "dest", max_bytes=40_000)
-
-
-def test_unpack_stops_reading_a_compressed_tar_at_the_header_of_a_bomb(tmp_path):
-    bomb = tarfile.TarInfo("bomb.wav")
-    bomb.size = 2**60
-    with tarfile.open(tmp_path / "a.tar.gz", "w:gz") as file:
-        file.fileobj.write(bomb.tobuf())
-    with pytest.raises(CorpusError, match="'bomb.wav' makes the whole larger"):
-        unpack(tmp_path / "a.tar.gz", tmp_path / "dest")
-
-
-def test_unpack_overwrites_nothing(tmp_path):
-    (tmp_path / "a.zip").write_bytes(zipped("a.wav"))
-    (tmp_path / "dest").mkdir()
-    (tmp_path / "dest/mine").touch()
-    with pytest.raises(CorpusError, match="must be absent or empty"):
-        unpack(tmp_path / "a.zip", tmp_path / "dest")
-    assert tree(tmp_path / "dest") == ["mine"]
-
-
-def test_unpack_on_a_full_disk_is_a_storage_error_and_leaves_nothing(tmp_path):
-    (tmp_path / "a.zip").write_bytes(zipped("a.wav"))
-    with largest_file(1000), pytest.raises(StorageError, match="must be writable and have room. File too large"):
-        unpack(tmp_path / "a.zip", tmp_path / "dest")
-    assert os.listdir(tmp_path) == ["a.zip"]
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
-@given(st.sampled_from(["zip", "w", "w:gz"]), st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1))
-@example("zip", [(0.984375, 1)])  # the directory's offset: zipfile seeks to a negative place
-def test_unpack_of_a_damaged_archive_gives_the_files_or_a_corpus_error(tmp_path_factory, mode, damage):
-    folder = tmp_path_factory.mktemp("damaged")
-    data = bytearray(zipped("a.wav", "b/c.wav", data=b"1") if mode == "zip" else tarred("a.wav", mode=mode)[:-9000])
-    for place, value in damage:
-        data[int(place * len(data))] = value
-    (folder / "archive").write_bytes(data)
-    try:
-        unpack(folder / "archive", folder / "dest")
-    except CorpusError:
-        assert os.listdir(folder) == ["archive"]
-
-
-@given(st.lists(st.text("aA/.\\:é\u0301\n\0", min_size=1, max_size=8), max_size=4))
-def test_check_members_lets_only_names_below_the_folder_pass(names):
-    try:
-        members = check_members([fetching.Member(name, 0, name.endswith("/")) for name in names], limit=1)
-    except CorpusError:
-        return
-    landings = [os.path.normpath(os.path.join("/dest", member.name)) for member in members if not member.is_folder]
-    assert all(place.startswith("/dest/") for place in landings)
-    assert len({place.casefold() for place in landings}) == len(landings)
+    folder.mkdir()
+    unpack(archive, folder)
+    assert tree(folder) == sorted(["Actor_01", "Actor_01/x.wav", "Actor_01/grün 日本.wav", "README"])
+    assert (folder / "README").read_bytes() == NOISE
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ pipeline, so that scaling is learned inside the fold and no caller needs to know
 from __future__ import annotations
 
 import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -136,7 +135,7 @@ MODELS: dict[str, ModelSpec] = {
             storage="xgboost",
             requires=("xgboost",),
             cost=7.0,
-            check="emobench.models:check_trees",
+            check="emobench.models.boosting:check_trees",
             space={
                 "n_estimators": Int(100, 400, step=50),
                 "max_depth": Int(2, 6),
@@ -206,25 +205,6 @@ def check_parameters(spec: ModelSpec, params: Mapping[str, Any]) -> None:
             raise ConfigError(_unknown_parameter(spec, name, list(defaults)))
         if problem := _refusal(spec, name, _like(defaults[name], value), defaults[name]):
             raise ConfigError(f"Model {spec.name!r}: {problem}")
-
-
-def check_trees(estimator: Any) -> None:
-    """Raise `ConfigError` for a parameter of XGBoost that it would refuse, or misread, only in `fit`."""
-    integer, number, share = "an integer of at least 1", "a number of at least 0", "a number above 0, at most 1"
-    rules = {
-        "n_estimators": (integer, lambda value: value >= 1 and isinstance(value, numbers.Integral)),
-        "max_depth": (integer, lambda value: value >= 1 and isinstance(value, numbers.Integral)),
-        "learning_rate": (share, lambda value: 0 < value <= 1),
-        "subsample": (share, lambda value: 0 < value <= 1),
-        "colsample_bytree": (share, lambda value: 0 < value <= 1),
-        "min_child_weight": (number, lambda value: value >= 0),
-        "reg_lambda": (number, lambda value: value >= 0),
-        "gamma": (number, lambda value: value >= 0),
-    }
-    for name, (must, is_valid) in rules.items():
-        value = getattr(estimator, name)
-        if not isinstance(value, numbers.Real) or not is_valid(value):
-            raise ConfigError(f"{name} of XGBoost must be {must}. Got {value!r}. Correct it.")
 
 
 def build(spec: ModelSpec, params: Mapping[str, Any] | None = None, *, random_state: int | None = None) -> Pipeline:

@@ -7,6 +7,7 @@ itself, which spares a lone clip most of the wrapper's time. XGBoost is imported
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from typing import Any
 
@@ -178,3 +179,22 @@ def restore(params: Mapping[str, Any], classes: np.ndarray, n_features: int, dat
     estimator.booster_ = booster
     estimator._forest = trees.forest(checked)
     return estimator
+
+
+def check_trees(estimator: Any) -> None:
+    """Raise `ConfigError` for a parameter of XGBoost that it would refuse, or misread, only in `fit`."""
+    integer, number, share = "an integer of at least 1", "a number of at least 0", "a number above 0, at most 1"
+    rules = {
+        "n_estimators": (integer, lambda value: value >= 1 and isinstance(value, numbers.Integral)),
+        "max_depth": (integer, lambda value: value >= 1 and isinstance(value, numbers.Integral)),
+        "learning_rate": (share, lambda value: 0 < value <= 1),
+        "subsample": (share, lambda value: 0 < value <= 1),
+        "colsample_bytree": (share, lambda value: 0 < value <= 1),
+        "min_child_weight": (number, lambda value: value >= 0),
+        "reg_lambda": (number, lambda value: value >= 0),
+        "gamma": (number, lambda value: value >= 0),
+    }
+    for name, (must, is_valid) in rules.items():
+        value = getattr(estimator, name)
+        if not isinstance(value, numbers.Real) or not is_valid(value):
+            raise ConfigError(f"{name} of XGBoost must be {must}. Got {value!r}. Correct it.")
