@@ -29,11 +29,11 @@ from emobench.bundles.bundle import (
     Bundle,
     VersionWarning,
     export_bundle,
-    label_encoder,
     load_bundle,
     save_bundle,
     verify_bundle,
 )
+from emobench.corpora.labels import fit_encoder
 from emobench.errors import BundleError, StorageError
 from emobench.models import MODELS, ModelSpec, build, get_model
 
@@ -110,7 +110,7 @@ def sentinel(tmp_path):
 def answers(bundle):
     estimator = bundle.estimator
     proba = estimator.predict_proba(X) if hasattr(estimator, "predict_proba") else np.empty(0)
-    return label_encoder(bundle.classes).inverse_transform(estimator.predict(X)), proba
+    return fit_encoder(bundle.classes).inverse_transform(estimator.predict(X)), proba
 
 
 def assert_same_answers(one, other):
@@ -236,7 +236,7 @@ def test_bundle_holds_a_plug_in_of_scikit_learn(monkeypatch, tmp_path, estimator
 
 
 def test_label_encoder_decodes_codes():
-    assert label_encoder(CLASSES).inverse_transform([4, 2]).tolist() == ["sad", "calm"]
+    assert fit_encoder(CLASSES).inverse_transform([4, 2]).tolist() == ["sad", "calm"]
 
 
 # -- damage

@@ -3,20 +3,27 @@
 import csv
 import json
 import shutil
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 from sklearn.metrics import accuracy_score, f1_score, recall_score
+from sklearn.preprocessing import LabelEncoder
 
 import emobench
 from emobench import models
 from emobench.config.yaml import load_config
 from emobench.errors import ConfigError, CorpusError, DataError, HeldError, SplitError, StorageError
+from emobench.execution.workers import Pool
 from emobench.models import ModelSpec
+from emobench.reporter import Reporter
+from emobench.reports import derivation
+from emobench.results.run import read_run
 from emobench.results.tables import LEADERBOARD
 from emobench.running.evaluation import FoldResult
+from emobench.running.experiment import prepare
 from emobench.running.planning import plan
 from emobench.running.runner import run
 
@@ -493,3 +500,60 @@ def test_committed_configs_can_be_read(pytestconfig):
     assert paths
     for path in paths:
         assert load_config(path).models
+
+
+# --- one experiment, one encoder, one writing -----------------------------------------------------------------------
+
+
+def test_one_experiment_serves_plan_and_run(tiny_corpus, tmp_path):
+    config = load_config(config_of(tiny_corpus, tuning={"n_trials": 2, "inner_splits": 2}))
+    planned = prepare(config, reporter=Reporter())
+    with Pool(1) as workers:
+        real = prepare(config, reporter=Reporter(), pool=lambda: workers)
+    assert planned.name == real.name
+    assert [job.key for job in planned.jobs()] == [job.key for job in real.jobs()]
+    assert planned.tables == {}
+    assert set(real.tables) == {("manifest", "mfcc40")}
+    with pytest.raises(FrozenInstanceError):
+        real.remarks = ()
+
+
+def test_one_label_encoder_gives_codes_and_labels(tiny_corpus, tmp_path):
+    config = load_config(config_of(tiny_corpus))
+    [dataset] = prepare(config, reporter=Reporter()).datasets
+    assert isinstance(dataset.encoder, LabelEncoder)
+    assert dataset.encoder is dataset.encoder
+    assert tuple(dataset.encoder.classes_) == dataset.classes
+    assert tuple(dataset.encoder.inverse_transform(dataset.y)) == dataset.labels.emotions
+
+
+def test_kill_while_latencies_are_measured_leaves_a_whole_leaderboard(tiny_corpus, tmp_path, monkeypatch):
+    def kill(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("emobench.prediction.latency.measure_run", kill)
+    with pytest.raises(KeyboardInterrupt):
+        run(config_of(tiny_corpus, latency={}), output=tmp_path, n_jobs=1)
+    [folder] = [path.parent for path in tmp_path.glob("*/run.json")]
+    assert derivation.is_current(folder)
+    assert set(pd.read_csv(folder / "leaderboard.csv")["entry"]) == {"svm", "dummy"}
+
+
+def test_derived_files_are_written_only_where_they_changed(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished.folder, folder)
+    record, written = read_run(folder), []
+    monkeypatch.setattr(derivation, "write_bytes", lambda path, content: written.append(path.name))
+    derivation.write_derived(folder, record)
+    assert written == []
+    (folder / "pairs.csv").write_text("spoilt")
+    derivation.write_derived(folder, record)
+    assert written == ["pairs.csv"]
+
+
+def test_output_beside_a_manifest_that_names_nothing_in_it_is_fine(corpus, monkeypatch):
+    monkeypatch.chdir(corpus)
+    outcome = run(config_of(corpus), n_jobs=1)
+    assert outcome.folder.parent == corpus / "results"
+    with pytest.raises(ConfigError, match="must not be inside a corpus"):
+        run(config_of(corpus), output=corpus / "s0", n_jobs=1)
