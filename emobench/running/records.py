@@ -19,6 +19,7 @@ from emobench.results.environment import environment, versions
 from emobench.results.run import RUN_SCHEMA, read_run
 from emobench.results.tables import (
     FOLDS,
+    NOTES,
     PREDICTIONS,
     SCORES,
     TRIALS,
@@ -66,6 +67,8 @@ def write_tables(
             trials = pd.DataFrame(_trial_rows(experiment, done, finished), columns=list(TRIALS))
             write_csv(folder / "trials.csv", trials)
         write_excluded(folder / "excluded.csv", {dataset.name: dataset.excluded for dataset in experiment.datasets})
+        noted = [(dataset.name, *note) for dataset in experiment.datasets for note in dataset.notes]
+        write_csv(folder / "notes.csv", pd.DataFrame(noted, columns=list(NOTES)))
         write_logs(folder, done, finished)
         derivation.write_derived(folder, run_json)
         write_json(folder / "run.json", run_json)  # last: what it stands beside is complete
@@ -262,12 +265,12 @@ def saved_bundles(folder: Path, experiment: Experiment) -> list[Path]:
 
 def save_bundles(
     experiment: Experiment, folder: Path, fitted: Sequence[tuple[Job, Fitted]], board: pd.DataFrame
-) -> list[str]:
-    """Save what was fitted on everything; return the failures."""
+) -> list[tuple[str, str]]:
+    """Save what was fitted on everything; return the failures: jobs and their errors."""
     failures = []
     for job, result in sorted(fitted, key=lambda item: item[0].title):
         if result.error:
-            failures.append(f"{job.title}: {result.error}")
+            failures.append((job.title, result.error))
             continue
         dataset, spec = experiment.dataset(job.corpus), get_features(job.features)
         rows = board[
