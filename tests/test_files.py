@@ -42,7 +42,7 @@ def test_published_folder_is_gone_when_the_block_fails(tmp_path):
 
 def test_published_replaces_only_when_it_may(tmp_path):
     publish(tmp_path / "folder", "1")
-    with pytest.raises(OSError, match="not empty"):
+    with pytest.raises(StorageError, match="not empty"):
         publish(tmp_path / "folder", "2")
     publish(tmp_path / "folder", "2", replaces=True)
     assert (tmp_path / "folder" / "file").read_text() == "2"

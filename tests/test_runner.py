@@ -63,7 +63,7 @@ def test_run_writes_everything_that_the_design_lists(finished):
     names = {path.name for path in finished.folder.iterdir() if not path.name.startswith(".")}
     assert names == {
         *("scores.parquet", "scores.csv", "predictions.parquet", "predictions.csv"),
-        *("leaderboard.csv", "leaderboard.md", "pairs.csv", "folds.csv", "excluded.csv", "run.json", "jobs", "models"),
+        *("leaderboard.csv", "leaderboard.md", "pairs.csv", "folds.csv", "excluded.csv", "notes.csv", "run.json", "jobs", "models"),
         *("intervals.csv", "slices.csv", "confusion.csv", "premium.csv", "premium.md", "report.html", "SHA256SUMS"),
     }
     assert finished.exit_code == 0
@@ -164,7 +164,7 @@ def test_second_run_reuses_everything_and_writes_the_same_bytes(tiny_corpus, tmp
     first = run(config, output=tmp_path, n_jobs=1)
     before = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()}
     second = run(config, output=tmp_path, n_jobs=1)
-    assert (second.n_computed, second.n_reused) == (0, 4)
+    assert (second.n_computed, second.n_reused) == (0, 6)
     assert {path: path.read_bytes() for path in second.folder.rglob("*") if path.is_file()} == before
 
 
@@ -200,7 +200,7 @@ def test_run_continues_after_a_lost_or_damaged_job(tiny_corpus, tmp_path, damage
     else:
         job.write_bytes(content[:50] if damage == "truncate" else content.replace(b"y_pred", b"y_prad"))
     second = run(config, output=tmp_path, n_jobs=1)
-    assert (second.n_computed, second.n_reused) == (1, 3)
+    assert (second.n_computed, second.n_reused) == (1, 5)
     assert untimed(second.folder) == expected
 
 
@@ -208,7 +208,7 @@ def test_force_computes_again(tiny_corpus, tmp_path):
     config = config_of(tiny_corpus)
     run(config, output=tmp_path, n_jobs=1)
     again = run(config, output=tmp_path, n_jobs=1, force=True, only=["svm"])
-    assert (again.n_computed, again.n_reused) == (2, 2)
+    assert (again.n_computed, again.n_reused) == (3, 3)
 
 
 def test_only_runs_one_entry_and_keeps_the_run(tiny_corpus, tmp_path):
@@ -239,7 +239,7 @@ def test_held_run_is_refused_with_its_holder(tiny_corpus, tmp_path):
     config = config_of(tiny_corpus, models=["dummy"])
     folder = run(config, output=tmp_path, n_jobs=1).folder
     (folder / ".holder").write_text("process 1 on host there")
-    with FileLock(folder / ".lock"), pytest.raises(HeldError, match="held by process 1 on host there"):
+    with FileLock(folder / ".lock"), pytest.raises(HeldError, match="in use by process 1 on host there"):
         run(config, output=tmp_path, n_jobs=1)
 
 
@@ -288,7 +288,7 @@ def test_failed_entry_is_a_row_with_its_error_and_is_tried_again(tiny_corpus, tm
     assert [log.name for log in logs] == [f"manifest+mfcc40+group-kfold+knn+repeat0+fold{i}.txt" for i in (0, 1)]
     assert "Traceback" in logs[0].read_text()
     again = run(config, output=tmp_path)
-    assert (again.n_computed, again.n_reused) == (2, 2)
+    assert (again.n_computed, again.n_reused) == (3, 3)
 
 
 def test_all_jobs_failing_leaves_an_empty_leaderboard_and_exit_4(tiny_corpus, tmp_path, failing_model):
@@ -330,7 +330,7 @@ def test_bad_audio_is_reported_at_once_and_stops_the_run(corpus, tmp_path):
     (corpus / "s0/sad-0.wav").write_bytes(b"")
     (corpus / "s1/sad-0.wav").write_bytes(b"<html>404</html>")
     soundfile.write(corpus / "s2/sad-0.wav", np.zeros(3), 16000)
-    with pytest.raises(DataError, match="3 are not") as caught:
+    with pytest.raises(DataError, match="3 recordings cannot be used") as caught:
         run(config_of(corpus), output=tmp_path / "results", n_jobs=1)
     for path, reason in [("s0/sad-0", "empty"), ("s1/sad-0", "web page"), ("s2/sad-0", "at least 0.1 s")]:
         assert any(path in line and reason in line for line in str(caught.value).splitlines())
@@ -350,7 +350,7 @@ def test_output_that_cannot_be_written_is_refused_before_audio_is_read(tiny_corp
         "emobench.features.store.FeatureStore.extract", lambda *args, **kwargs: pytest.fail("audio was read")
     )
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="must be writable"):
+    with pytest.raises(StorageError, match="cannot be written"):
         run(config_of(tiny_corpus), output=tmp_path / "file" / "results")
 
 
@@ -459,7 +459,7 @@ def test_plan_counts_and_writes_nothing(tiny_corpus, tmp_path):
 def test_plan_without_recorded_times_is_calibrated_on_this_machine(tiny_corpus, tmp_path, monkeypatch):
     from emobench.running import planning
 
-    assert 0.1 <= planning._calibrate(1) <= 10
+    assert 0.1 <= planning._calibrate() <= 10
 
     def estimate_s(factor):
         monkeypatch.setattr(planning, "_calibrate", lambda: factor)
@@ -491,7 +491,7 @@ def test_plan_of_a_corpus_that_is_not_here_says_what_stands_in(tmp_path):
 
 
 def test_corpus_that_is_not_here_is_an_error_by_default(tmp_path):
-    with pytest.raises(CorpusError, match="Corpus 'ravdess' must be on this machine"):
+    with pytest.raises(CorpusError, match="Corpus 'ravdess' is not on this machine"):
         run({"corpora": ["ravdess"], "models": ["dummy"]}, output=tmp_path)
 
 
