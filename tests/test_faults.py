@@ -373,7 +373,7 @@ def test_study_has_one_writer(tmp_path):
     tuned = TunedClassifier("svm", n_trials=2, inner_splits=2, random_state=0, study=study)
     with FileLock(tmp_path / ".study.db.lock"), pytest.MonkeyPatch.context() as patch:
         patch.setattr("emobench.models.tuning.LOCK_TIMEOUT_S", 0.2)
-        with pytest.raises(HeldError, match="Another worker has held this study"):
+        with pytest.raises(HeldError, match="another worker has held this study"):
             tuned.fit(X, y)
     assert not study.exists()
     assert len(tuned.fit(X, y).trials_) == 2

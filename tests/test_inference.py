@@ -437,7 +437,7 @@ def test_predictor_answers_as_the_estimator_itself(bundles, tiny_corpus, model):
     if proba is not None:
         np.testing.assert_allclose(proba, estimator.predict_proba(X), atol=1e-5)
         for row, path in zip(proba, paths, strict=True):
-            assert list(predict(path).probabilities.values()) == pytest.approx(row, abs=1e-5)
+            assert list(predictor.predict(path).probabilities.values()) == pytest.approx(row, abs=1e-5)
 
 
 def test_features_of_a_path_and_of_its_signal_agree(bundles, tiny_corpus):
@@ -465,10 +465,10 @@ def test_load_takes_a_folder_a_zip_and_a_name(save, tmp_path, tiny_corpus):
 
 def test_threshold_makes_an_answer_uncertain(bundles, tiny_corpus):
     predictor, path = Predictor(bundles["mlp"]), tiny_corpus / "s0" / "sad-0.wav"
-    sure = predict(path)
+    sure = predictor.predict(path)
     best = sure.probabilities["sad"]
-    assert predict(path, threshold=best).emotion == "sad"
-    above = predict(path, threshold=min(1.0, np.nextafter(best, 2)))
+    assert predictor.predict(path, threshold=best).emotion == "sad"
+    above = predictor.predict(path, threshold=min(1.0, np.nextafter(best, 2)))
     assert (above.emotion, above.probabilities) == (UNCERTAIN, sure.probabilities)
     for wrong in (-0.1, 1.1, float("nan"), True):
         with pytest.raises(ConfigError, match="0 to 1"):

@@ -61,9 +61,19 @@ def finished(tiny_corpus, tmp_path_factory):
 
 def test_run_writes_everything_that_the_design_lists(finished):
     names = {path.name for path in finished.folder.iterdir() if not path.name.startswith(".")}
-    assert names == {
+    assert names >= {  # a later file breaks nothing
         *("scores.parquet", "scores.csv", "predictions.parquet", "predictions.csv"),
-        *("leaderboard.csv", "leaderboard.md", "pairs.csv", "folds.csv", "excluded.csv", "notes.csv", "run.json", "jobs", "models"),
+        *(
+            "leaderboard.csv",
+            "leaderboard.md",
+            "pairs.csv",
+            "folds.csv",
+            "excluded.csv",
+            "notes.csv",
+            "run.json",
+            "jobs",
+            "models",
+        ),
         *("intervals.csv", "slices.csv", "confusion.csv", "premium.csv", "premium.md", "report.html", "SHA256SUMS"),
     }
     assert finished.exit_code == 0
