@@ -22,10 +22,11 @@ from pydantic import (
     model_validator,
 )
 
-from emobench import features, metrics, models, protocols
+from emobench import features, metrics, models
 from emobench.audio import AudioPolicy
 from emobench.corpora import get_corpus
 from emobench.errors import ConfigError, did_you_mean
+from emobench.protocols import get_protocol
 
 SCHEMA_VERSION = 1
 
@@ -68,7 +69,7 @@ CorpusName = Annotated[Name, _known(get_corpus)]
 FeaturesName = Annotated[Name, _known(features.get_features)]
 MetricName = Annotated[Name, _known(metrics.get_metric)]
 ModelName = Annotated[Name, _known(models.get_model)]
-ProtocolName = Annotated[Name, _known(protocols.get_protocol)]
+ProtocolName = Annotated[Name, _known(get_protocol)]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_usable_path)]
 
@@ -154,11 +155,11 @@ class ProtocolConfig(_Closed):
     @property
     def options(self) -> dict[str, Any]:
         given = {"n_splits": self.n_splits, "path": self.path, "protocol": self.protocol}
-        return {**protocols.get_protocol(self.name).options, **{k: v for k, v in given.items() if v is not None}}
+        return {**get_protocol(self.name).options, **{k: v for k, v in given.items() if v is not None}}
 
     @model_validator(mode="after")
     def _check(self) -> ProtocolConfig:
-        row = protocols.get_protocol(self.name)
+        row = get_protocol(self.name)
         given = {key for key in self.model_fields_set - {"name", "id"} if getattr(self, key) is not None}
         takes = f"It takes {', '.join(row.options)}." if row.options else "It takes no options."
         faults: list[tuple[Location, str]] = [
@@ -242,7 +243,7 @@ class PremiumConfig(_Closed):
 
     @model_validator(mode="after")
     def _check(self) -> PremiumConfig:
-        if self.random is not None and not protocols.get_protocol(self.random.name).is_leaky:
+        if self.random is not None and not get_protocol(self.random.name).is_leaky:
             raise LocatedError(
                 (
                     ("random", "name"),
@@ -326,7 +327,7 @@ class RunConfig(_Closed):
     @property
     def honest_protocols(self) -> list[ProtocolConfig]:
         """Those under which nothing but the speaker is new in a test part: what the leakage premium compares with."""
-        return [row for row in self.protocols if protocols.get_protocol(row.name).is_speaker_independent]
+        return [row for row in self.protocols if get_protocol(row.name).is_speaker_independent]
 
     def with_premium(self) -> RunConfig:
         """Return the config with a `premium` that is written out, and its protocol among the others.
@@ -339,7 +340,7 @@ class RunConfig(_Closed):
                 f"{', '.join(row.label for row in self.protocols)}. Add group-kfold to `protocols`."
             )
         given = self.premium.random if self.premium else None
-        own = next((row for row in self.protocols if protocols.get_protocol(row.name).is_leaky), None)
+        own = next((row for row in self.protocols if get_protocol(row.name).is_leaky), None)
         if self.premium is None and own is not None:
             return self
         sizes = [row.options["n_splits"] for row in self.honest_protocols if "n_splits" in row.options]

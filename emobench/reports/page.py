@@ -86,7 +86,7 @@ def _template() -> Template:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("emobench"),
+        loader=PackageLoader("emobench.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
