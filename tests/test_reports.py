@@ -132,7 +132,7 @@ def test_run_is_current_until_a_file_is_lost_or_changed(copy):
 def command(capsys, *arguments):
     """Run the command line; return exit code, stdout and stderr."""
     with pytest.raises(SystemExit) as left:
-        main.main(list(map(str, arguments)))
+        main(list(map(str, arguments)))
     return left.value.code, *capsys.readouterr()
 
 
