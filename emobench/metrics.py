@@ -1,26 +1,38 @@
-"""Metrics: pure functions of true labels and what a model says of them, over the declared classes.
+"""Metrics: one row each, from which its score, interval, test, slices and column of the leaderboard follow.
 
-Labels are integer codes 0..k-1 of the declared classes; probabilities have a column for each, in this order. A metric
-that is not defined (a declared class without a single true utterance, a model without probabilities) is NaN with a
-reason, never zero and never averaged away.
+A metric is a function of one of three things, and its row says which:
+
+- ``tables``: confusion tables, rows true and columns predicted, shape (…, k, k). UAR, accuracy, F1.
+- ``losses``: what each utterance costs, summed over utterances. Log-loss, Brier score, calibration error.
+- ``predictions``: the true codes and the probabilities of one fold. AUROC, which compares utterances with each other.
+
+Tables and losses add up over speakers, so `emobench.statistics` scores any resample of speakers from sums. Labels are
+integer codes 0..k-1 of the declared classes; probabilities have a column for each, in this order. A metric that is not
+defined (a declared class without a single true utterance, a model without probabilities) is NaN with a reason, never
+zero and never averaged away.
+
 Conventions: UAR is the unweighted average recall (macro recall), WAR the weighted one (accuracy), as in the field since
 Schuller et al. (2009), The INTERSPEECH 2009 Emotion Challenge. A score of a run is that of the pooled out-of-fold
-predictions of a repeat, then the mean over repeats. AUROC alone is scored fold by fold, because it compares the
-probabilities of different utterances, and those of two folds come from two models.
+predictions of a repeat, then the mean over repeats. A metric of predictions is scored fold by fold, because the
+probabilities of two folds come from two models, then averaged.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 
+from emobench.errors import ConfigError
 from emobench.registry import lookup, resolve
 
 N_BINS = 15
 NO_PROBABILITIES = "the model gives no probabilities"
-_CLIP = (np.finfo(float).eps, 1 - np.finfo(float).eps)
+RECALL = "recall_"  # of one class: recall_<class>
+CHUNK = 2**17  # numbers that AUROC works on at a time: what a processor's cache holds
 
 
 @dataclass(frozen=True)
@@ -29,68 +41,172 @@ class MetricSpec:
 
     Attributes
     ----------
-    score : str
-        ``"module:function"`` called as ``score(y_true, y_pred, n_classes) -> float``, or as
-        ``score(y_true, proba) -> float`` where it needs probabilities.
-    needs : "labels" or "probabilities"
-        What it is a function of, besides the true labels.
+    name : str
+        Column of the leaderboard; with ``_low`` and ``_high``, those of its interval.
+    score : "module:function" or function
+        Called, by what the metric is `of`, as
+
+        - tables: ``score(tables)``, counts of shape (…, k, k) → values of shape (…);
+        - losses: ``score(sums, n)``, sums of shape (…, m) over n utterances, shape (…) → values of shape (…);
+        - predictions: ``score(y_true, proba)``, codes (n,) and probabilities (n, k) of one fold → a number.
+
+        What is not defined is NaN.
+    of : "tables", "losses" or "predictions"
+    losses : "module:function" or function, optional
+        Of a metric of losses: ``losses(y_true, proba)``, codes (n,) and probabilities (n, k) → (n,) or (n, m).
+    interval : "module:function" or function, optional
+        Of a metric of predictions: ``interval(y_true, proba, speaker)`` with the speakers' codes returns the fold's
+        score as a function of weights (r, n_speakers), how often each speaker is in each of r resamples, → (r,).
+        Without it the metric has no interval.
     is_greater_better : bool
-    is_pooled : bool
-        Whether it is scored on the pooled predictions of a repeat; else fold by fold, then averaged.
+    range : (float, float)
+        What bounds of an interval are clipped to.
+    is_centred : bool
+        Whether resamples are centred on the score, because they are biased; see `emobench.statistics.intervals`.
+    codes : tuple of int, optional
+        Classes that it is over, of a recall; all of them by default.
     version : int
         Raised when the same predictions give another value; part of comparability.
     """
 
     name: str
     title: str
-    score: str
-    needs: Literal["labels", "probabilities"] = "labels"
+    score: str | Callable[..., Any]
+    of: Literal["tables", "losses", "predictions"] = "tables"
+    losses: str | Callable[..., Any] | None = None
+    interval: str | Callable[..., Any] | None = None
     is_greater_better: bool = True
-    is_pooled: bool = True
+    range: tuple[float, float] = (-math.inf, math.inf)
+    is_centred: bool = False
+    codes: tuple[int, ...] | None = None
     version: int = 1
+
+    def __post_init__(self) -> None:
+        def problem() -> str:
+            if self.of not in ("tables", "losses", "predictions"):
+                return f"`of` is {self.of!r}; allowed are 'tables', 'losses' and 'predictions'"
+            if (self.losses is not None) != (self.of == "losses"):
+                return "`losses` belongs to a metric of losses, and only to one"
+            if self.interval is not None and self.of != "predictions":
+                return "`interval` belongs to a metric of predictions; of others it follows"
+            return ""
+
+        if found := problem():
+            raise ConfigError(f"metric {self.name!r}: {found}.")
+
+    @property
+    def needs_probabilities(self) -> bool:
+        return self.of != "tables"
 
 
 METRICS: dict[str, MetricSpec] = {
     row.name: row
     for row in (
-        MetricSpec("uar", "Unweighted average recall over all declared classes", "emobench.metrics:uar"),
-        MetricSpec("war", "Weighted average recall: accuracy", "emobench.metrics:war"),
-        MetricSpec("macro_f1", "Mean over all declared classes of F1", "emobench.metrics:macro_f1"),
+        MetricSpec("uar", "Unweighted average recall over all declared classes", "emobench.metrics:uar", range=(0, 1)),
+        MetricSpec("war", "Weighted average recall: accuracy", "emobench.metrics:war", range=(0, 1)),
+        MetricSpec("macro_f1", "Mean over all declared classes of F1", "emobench.metrics:macro_f1", range=(0, 1)),
         MetricSpec(
             "log_loss",
             "Mean negative log-probability of the true class, in nats; less is better",
-            "emobench.metrics:log_loss",
-            needs="probabilities",
+            "emobench.metrics:mean_loss",
+            of="losses",
+            losses="emobench.metrics:log_losses",
             is_greater_better=False,
+            range=(0, math.inf),
         ),
         MetricSpec(
             "brier",
             "Brier score: squared error of the probabilities, summed over classes, 0 to 2; less is better",
-            "emobench.metrics:brier",
-            needs="probabilities",
+            "emobench.metrics:mean_loss",
+            of="losses",
+            losses="emobench.metrics:squared_errors",
             is_greater_better=False,
+            range=(0, 2),
         ),
         MetricSpec(
             "ece",
             f"Expected calibration error of the top class, {N_BINS} equal bins of confidence; less is better",
             "emobench.metrics:ece",
-            needs="probabilities",
+            of="losses",
+            losses="emobench.metrics:overconfidence",
             is_greater_better=False,
+            range=(0, 1),
+            is_centred=True,
         ),
         MetricSpec(
             "auroc",
             "Area under the ROC curve, each declared class against the rest, mean over classes and folds",
             "emobench.metrics:auroc",
-            needs="probabilities",
-            is_pooled=False,
+            of="predictions",
+            interval="emobench.metrics:auroc_of_speakers",
+            range=(0, 1),
+            is_centred=True,
         ),
     )
 }
 
 
-def get_metric(name: str) -> MetricSpec:
-    """Return the row of `METRICS` called `name`, or raise `UnknownNameError`."""
+def get_metric(name: str, classes: Sequence[str] = ()) -> MetricSpec:
+    """Return the row of `METRICS` called `name`, or that of ``recall_<class>``; raise `UnknownNameError`."""
+    for code, label in enumerate(classes):
+        if name == f"{RECALL}{label}":
+            return recall_of([code], name, f"Recall of {label}")
     return lookup("metric", METRICS, name)
+
+
+def recall_of(codes: Sequence[int], name: str = "uar", title: str = "Mean recall over some classes") -> MetricSpec:
+    """Return the row of the mean recall over some of the declared classes."""
+
+    def score(tables: np.ndarray) -> np.ndarray:
+        return np.take(recalls(tables), codes, axis=-1).mean(axis=-1)
+
+    return MetricSpec(name, title, score, range=(0, 1), codes=tuple(codes))
+
+
+def evaluate(row: MetricSpec, *arguments: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
+    """Score what a row is of; return values, NaN where they are not finite, and what is wrong with the row if anything.
+
+    A row may be anybody's: one that raises, or returns another shape than `shape`, has no values and takes nothing else
+    down. It sees its arguments, but cannot change them.
+    """
+    values, problem = _call(row, row.score, *arguments)
+    if problem:
+        return np.full(shape, np.nan), problem
+    if np.shape(values) != shape:
+        return np.full(shape, np.nan), f"{row.name} returned an array of shape {np.shape(values)} instead of {shape}"
+    return np.where(np.isfinite(values), values, np.nan), ""
+
+
+def losses_of(row: MetricSpec, y_true: np.ndarray, proba: np.ndarray) -> tuple[np.ndarray, str]:
+    """Return what each utterance costs, shape (n, m), and what is wrong with the row; see `evaluate`."""
+    losses, problem = _call(row, row.losses, y_true, proba)
+    if not problem and (np.ndim(losses) not in (1, 2) or len(losses) != len(y_true)):
+        problem = f"losses of {row.name} have the shape {np.shape(losses)} for {len(y_true)} utterances"
+    return (np.full((len(y_true), 1), np.nan), problem) if problem else (losses.reshape(len(y_true), -1), "")
+
+
+def by_weights(row: MetricSpec, y_true: np.ndarray, proba: np.ndarray, speaker: np.ndarray) -> tuple[MetricSpec, str]:
+    """Return a metric of predictions of one fold as a row of which `score` takes weights, and what is wrong with it.
+
+    Without an interval of its own it is known of all speakers only.
+    """
+    if row.interval is not None:
+        function, problem = _call(row, row.interval, y_true, proba, speaker)
+        value = math.nan
+    else:
+        value, problem = evaluate(row, y_true, proba, shape=())
+    if problem or row.interval is None:
+        return replace(row, score=lambda weights: np.where((weights == 1).all(axis=1), value, np.nan)), problem
+    return replace(row, score=function), ""
+
+
+def _call(row: MetricSpec, function: str | Callable[..., Any], *arguments: np.ndarray) -> tuple[Any, str]:
+    try:
+        with np.errstate(all="ignore"):
+            found = resolve(function)(*(np.broadcast_to(argument, np.shape(argument)) for argument in arguments))
+        return (found if callable(found) else np.asarray(found, dtype=float)), ""
+    except Exception as error:  # whatever somebody else's function may raise
+        return None, f"{row.name} failed: {type(error).__name__}: {error}"
 
 
 def score(
@@ -106,17 +222,29 @@ def score(
     proba : array of shape (n, n_classes), optional
         None for a model without probabilities.
     """
-    row = get_metric(name)
-    if row.needs == "labels":
-        value = float(resolve(row.score)(y_true, y_pred, n_classes))
-    elif proba is None:
-        return float("nan"), NO_PROBABILITIES
+    row, n, problem = get_metric(name), np.array(len(y_true)), ""
+    if row.needs_probabilities and proba is None:
+        return math.nan, NO_PROBABILITIES
+    if row.of == "tables":
+        arguments = [confusion(y_true, y_pred, n_classes)]
+    elif row.of == "losses":
+        losses, problem = losses_of(row, y_true, proba)
+        arguments = [losses.sum(axis=0), n]
     else:
-        value = float(resolve(row.score)(y_true, proba))
-    if np.isnan(value):
-        absent = np.flatnonzero(np.bincount(y_true, minlength=n_classes) == 0)
-        return value, f"no test utterance of {len(absent)} of the {n_classes} declared classes"
-    return value, ""
+        arguments = [y_true, proba]
+    value, reason = evaluate(row, *arguments, shape=())
+    n_true = np.bincount(y_true, minlength=n_classes)
+    return float(value), problem or reason or (why_nan(row, n_true) if np.isnan(value) else "")
+
+
+def why_nan(row: MetricSpec, n_true: np.ndarray) -> str:
+    """Say why a metric whose functions work is not defined, from the utterances of each class."""
+    if absent := int((n_true == 0).sum()):
+        return f"no test utterance of {absent} of the {len(n_true)} declared classes"
+    return f"{row.name} is not defined of these predictions"
+
+
+# --- of tables ------------------------------------------------------------------------------------------------------
 
 
 def confusion(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> np.ndarray:
@@ -124,34 +252,34 @@ def confusion(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> np.ndar
     return np.bincount(y_true * n_classes + y_pred, minlength=n_classes**2).reshape(n_classes, n_classes)
 
 
-def recalls(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> np.ndarray:
-    """Return each class's recall, NaN for a class without a true utterance: shape (n_classes,)."""
-    table = confusion(y_true, y_pred, n_classes)
-    n_true = table.sum(axis=1)
-    return np.divide(table.diagonal(), n_true, out=np.full(n_classes, np.nan), where=n_true > 0)
+def recalls(tables: np.ndarray) -> np.ndarray:
+    """Return each class's recall in [0, 1], NaN for a class without a true utterance: (…, k, k) → (…, k)."""
+    return ratio(tables.diagonal(axis1=-2, axis2=-1), tables.sum(axis=-1))
 
 
-def uar(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> float:
+def uar(tables: np.ndarray) -> np.ndarray:
     """Return the unweighted average recall in [0, 1]; NaN if a declared class has no true utterance."""
-    return float(recalls(y_true, y_pred, n_classes).mean())
+    return recalls(tables).mean(axis=-1)
 
 
-def war(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> float:
+def present_uar(tables: np.ndarray) -> np.ndarray:
+    """Return the mean recall over the classes that occur: for parts such as one speaker, which may lack some."""
+    return np.nanmean(recalls(tables), axis=-1)
+
+
+def war(tables: np.ndarray) -> np.ndarray:
     """Return the share of right answers in [0, 1]; NaN of nothing."""
-    return float((y_true == y_pred).mean()) if len(y_true) else float("nan")
+    return ratio(tables.trace(axis1=-2, axis2=-1), tables.sum(axis=(-2, -1)))
 
 
-def macro_f1(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> float:
+def macro_f1(tables: np.ndarray) -> np.ndarray:
     """Return the mean F1 over declared classes in [0, 1]; NaN if one has no true utterance."""
-    table = confusion(y_true, y_pred, n_classes)
-    if (table.sum(axis=1) == 0).any():
-        return float("nan")
-    return float((2 * table.diagonal() / (table.sum(axis=0) + table.sum(axis=1))).mean())
+    n_true = tables.sum(axis=-1)
+    f1 = ratio(2 * tables.diagonal(axis1=-2, axis2=-1), n_true + tables.sum(axis=-2))
+    return np.where(n_true > 0, f1, np.nan).mean(axis=-1)
 
 
-def present_uar(y_true: np.ndarray, y_pred: np.ndarray, n_classes: int) -> float:
-    """Return the mean recall over the classes that occur: for slices such as one speaker, which may lack some."""
-    return float(np.nanmean(recalls(y_true, y_pred, n_classes)))
+# --- of losses ------------------------------------------------------------------------------------------------------
 
 
 def log_losses(y_true: np.ndarray, proba: np.ndarray) -> np.ndarray:
@@ -160,42 +288,39 @@ def log_losses(y_true: np.ndarray, proba: np.ndarray) -> np.ndarray:
     As in scikit-learn, a probability is taken for at least 2.2e-16, the float64 epsilon: a true class that is given
     none costs 36 nats.
     """
-    return -np.log(np.clip(proba[np.arange(len(y_true)), y_true], *_CLIP))
+    eps = np.finfo(float).eps
+    return -np.log(np.clip(proba[np.arange(len(y_true)), y_true], eps, 1 - eps))
 
 
 def squared_errors(y_true: np.ndarray, proba: np.ndarray) -> np.ndarray:
-    """Return each utterance's squared error of its probabilities, summed over the classes, in [0, 2]: shape (n,)."""
-    return ((proba - np.eye(proba.shape[1])[y_true]) ** 2).sum(axis=1)
-
-
-def overconfidence(y_true: np.ndarray, proba: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return of each utterance the bin of its confidence, and by how much that exceeds being right (1) or wrong (0).
-
-    Confidence is the greatest probability, and the class that has it is the answer. The bins are `N_BINS` of equal
-    width, open below and closed above.
-    """
-    confidence = proba.max(axis=1)
-    bins = np.searchsorted(np.linspace(0, 1, N_BINS + 1)[1:-1], confidence, side="left")
-    return bins, confidence - (proba.argmax(axis=1) == y_true)
-
-
-def log_loss(y_true: np.ndarray, proba: np.ndarray) -> float:
-    """Return the mean of `log_losses`: 0 for certainty in what is right; NaN of nothing."""
-    return float(log_losses(y_true, proba).mean()) if len(y_true) else float("nan")
-
-
-def brier(y_true: np.ndarray, proba: np.ndarray) -> float:
-    """Return the mean of `squared_errors`, in [0, 2]; NaN of nothing.
+    """Return each utterance's squared error of its probabilities, summed over the classes, in [0, 2]: shape (n,).
 
     References
     ----------
     Brier (1950), Verification of forecasts expressed in terms of probability, Monthly Weather Review 78: the original
     definition, over all classes; for two classes it is twice the score of one.
     """
-    return float(squared_errors(y_true, proba).mean()) if len(y_true) else float("nan")
+    return ((proba - np.eye(proba.shape[1])[y_true]) ** 2).sum(axis=1)
 
 
-def ece(y_true: np.ndarray, proba: np.ndarray) -> float:
+def overconfidence(y_true: np.ndarray, proba: np.ndarray) -> np.ndarray:
+    """Return by how much each utterance's confidence exceeds being right (1) or wrong (0): shape (n, N_BINS).
+
+    Confidence is the greatest probability, and the class that has it is the answer. The excess stands in the column of
+    the confidence's bin, the others are 0. The bins are of equal width, open below and closed above.
+    """
+    confidence = proba.max(axis=1)
+    bins = np.searchsorted(np.linspace(0, 1, N_BINS + 1)[1:-1], confidence, side="left")
+    excess = confidence - (proba.argmax(axis=1) == y_true)
+    return np.where(bins[:, None] == np.arange(N_BINS), excess[:, None], 0.0)
+
+
+def mean_loss(sums: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Return the mean of one loss, sums of shape (…, 1) over n utterances; NaN of nothing."""
+    return ratio(sums[..., 0], n)
+
+
+def ece(sums: np.ndarray, n: np.ndarray) -> np.ndarray:
     """Return the expected calibration error: |confidence - accuracy| of the bins, weighted by utterances, in [0, 1].
 
     It is never below zero, so chance alone makes that of a calibrated model positive (about 0.036 with 960 utterances).
@@ -204,10 +329,10 @@ def ece(y_true: np.ndarray, proba: np.ndarray) -> float:
     ----------
     Guo et al. (2017), On calibration of modern neural networks, ICML: 15 bins of the top class's probability.
     """
-    if not len(y_true):
-        return float("nan")
-    bins, excess = overconfidence(y_true, proba)
-    return float(np.abs(np.bincount(bins, excess, minlength=N_BINS)).sum() / len(y_true))
+    return ratio(np.abs(sums).sum(axis=-1), n)
+
+
+# --- of predictions -------------------------------------------------------------------------------------------------
 
 
 def auroc(y_true: np.ndarray, proba: np.ndarray) -> float:
@@ -218,9 +343,62 @@ def auroc(y_true: np.ndarray, proba: np.ndarray) -> float:
     Provost and Domingos (2000), Well-trained PETs: improving probability estimation trees; without their weights by
     class, as UAR has none.
     """
-    from sklearn.metrics import roc_auc_score
+    return auroc_of_speakers(y_true, proba, np.zeros(len(y_true), dtype=int))(np.ones((1, 1)))[0]
 
-    n_true = np.bincount(y_true, minlength=proba.shape[1])
-    if (n_true == 0).any():
-        return float("nan")
-    return float(np.mean([roc_auc_score(y_true == code, column) for code, column in enumerate(proba.T)]))
+
+def auroc_of_speakers(y_true: np.ndarray, proba: np.ndarray, speaker: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return AUROC as a function of how often each speaker is drawn, (r, n_speakers) → (r,).
+
+    The area is the share of won pairs: an utterance of the class and one of another class, of which the first is given
+    the greater probability; a tie is half a win. A pair counts as often as both its speakers were drawn.
+
+    References
+    ----------
+    Hanley and McNeil (1982), The meaning and use of the area under a receiver operating characteristic (ROC) curve,
+    Radiology 143.
+    """
+    shape = (speaker.max() + 1, proba.shape[1])
+    n_true = np.bincount(speaker * shape[1] + y_true, minlength=math.prod(shape)).reshape(shape).astype(float)
+    wins_of = [_wins(chances, y_true == code, speaker, shape[0]) for code, chances in enumerate(proba.T)]
+
+    def score(weights: np.ndarray) -> np.ndarray:
+        drawn = weights @ n_true
+        n_pairs = drawn * (drawn.sum(axis=1, keepdims=True) - drawn)
+        wins = np.column_stack([wins(weights) for wins in wins_of])
+        return ratio(wins, n_pairs).mean(axis=1)
+
+    return score
+
+
+def _wins(
+    chances: np.ndarray, is_own: np.ndarray, speaker: np.ndarray, n_speakers: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the won pairs of a class's own utterances as a function of weights, (r, n_speakers) → (r,).
+
+    The others stand in the order of their probability, so that what an utterance beats is a running sum of weights.
+    Where speakers are few, the pairs that each two of them win are counted once for all.
+    """
+    order = np.argsort(chances[~is_own], kind="stable")
+    own, others, known = speaker[is_own], speaker[~is_own][order], chances[~is_own][order]
+    below, up_to = (np.searchsorted(known, chances[is_own], side=side) for side in ("left", "right"))
+
+    def beaten(weights: np.ndarray) -> np.ndarray:
+        """Return what each own utterance beats, (n_speakers, r) → (n_own, r)."""
+        passed = np.vstack([np.zeros_like(weights[:1]), weights[others].cumsum(axis=0)])
+        return (passed[below] + passed[up_to]) / 2
+
+    if n_speakers**2 <= len(chances):
+        one_each = np.eye(n_speakers)[:, :, None]
+        pairs = np.column_stack([np.bincount(own, beaten(one)[:, 0], n_speakers) for one in one_each])
+        return lambda weights: ((weights @ pairs) * weights).sum(axis=1)
+
+    def wins(weights: np.ndarray) -> np.ndarray:
+        parts = np.array_split(weights.T, math.ceil(weights.shape[0] * len(chances) / CHUNK), axis=1)
+        return np.concatenate([(part[own] * beaten(part)).sum(axis=0) for part in map(np.ascontiguousarray, parts)])
+
+    return wins
+
+
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Divide; NaN where there is nothing to divide by."""
+    return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=np.asarray(whole) > 0)

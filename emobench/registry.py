@@ -55,7 +55,9 @@ def plural(kind: str) -> str:
     return {"corpus": "corpora", "feature set": "features"}.get(kind, f"{kind}s")
 
 
-def resolve(target: str) -> Any:
-    """Import what a registry row names as ``"module:attribute"``."""
+def resolve(target: Any) -> Any:
+    """Import what a registry row names as ``"module:attribute"``; return anything else as it is."""
+    if not isinstance(target, str):
+        return target
     module, _, attribute = target.partition(":")
     return getattr(importlib.import_module(module), attribute)

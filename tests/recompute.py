@@ -7,7 +7,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from scipy import stats
-from sklearn.metrics import accuracy_score, brier_score_loss, f1_score, log_loss, recall_score, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    brier_score_loss,
+    cohen_kappa_score,
+    f1_score,
+    log_loss,
+    recall_score,
+    roc_auc_score,
+)
 
 BOARD = ["corpus", "features", "protocol", "entry"]
 
@@ -35,6 +43,7 @@ def figures(part, classes):
     row["seed_sd"] = part.groupby("repeat")[[*part]].apply(uar).std()
     row["war"] = mean(lambda p: accuracy_score(p.y_true, p.y_pred))
     row["macro_f1"] = mean(lambda p: f1_score(p.y_true, p.y_pred, labels=classes, average="macro"))
+    row["kappa"] = mean(lambda p: cohen_kappa_score(p.y_true, p.y_pred, labels=classes))
     by_speaker = part.groupby(["speaker", "repeat"])[[*part]].apply(lambda p: uar(p, p.y_true.unique()))
     row["worst_speaker_uar"] = by_speaker.groupby("speaker").mean().min()
     proba = [f"p_{label}" for label in classes]

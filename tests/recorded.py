@@ -20,6 +20,7 @@ def record(
     run="fake-00000000",
     corpus="tiny",
     with_proba=("mlp",),
+    metrics=("uar", "war", "macro_f1", "log_loss", "brier", "ece", "auroc"),
     seed=0,
 ):
     """Return scores, predictions and ``run.json``; `right` gives each entry its share of right answers."""
@@ -61,6 +62,8 @@ def record(
         "config": {
             "repeats": repeats,
             "seed": 0,
+            "metrics": list(metrics),
+            "audio": {"mono": "mean"},
             "protocols": [{"name": protocol, "id": None} for protocol in protocols],
         },
         "corpora": {

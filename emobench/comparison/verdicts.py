@@ -13,13 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from threadpoolctl import threadpool_limits
+
 from emobench.comparison import comparability
 from emobench.comparison.comparability import SIDES, Board, NotComparableError
-from emobench.errors import ConfigError, DataError, UnknownNameError, did_you_mean
-from emobench.metrics import METRICS, get_metric
+from emobench.errors import ConfigError, DataError
+from emobench.metrics import METRICS, RECALL, MetricSpec, get_metric
+from emobench.registry import lookup
 from emobench.results.run import Results, load_results
 from emobench.results.tables import LEADERBOARD, PREDICTIONS, in_markdown
-from emobench.statistics.counts import RECALL, Counts, count_entries, score
+from emobench.statistics.counts import Counts, count_entries, score
 from emobench.statistics.differences import ALPHA, Difference, difference, holm
 from emobench.statistics.intervals import BOARD, CONFIDENCE, PLACES
 
@@ -203,6 +206,7 @@ class Comparison:
         return "\n".join(lines).rstrip() + "\n"
 
 
+@threadpool_limits.wrap(limits=1)  # more threads are slower at this size, and add up in another order
 def compare(
     baseline: str | os.PathLike[str] | Results,
     candidate: str | os.PathLike[str] | Results,
@@ -381,21 +385,14 @@ def unpaired_difference(baseline: tuple[float, float, float], candidate: tuple[f
 
 
 def _check_metrics(tolerances: Mapping[str, Tolerance], sides: Sequence[Results]) -> None:
-    columns = {*LEADERBOARD, *(name for side in sides for name in side.leaderboard.columns)}
-    measured = sorted(name for name in columns if _is_measured(name))
-    recalls = sorted({RECALL + label for side in sides for label in _classes(side)})
-    known = [*METRICS, *recalls, *measured]
     if not tolerances:
         raise ConfigError("At least one metric must be compared. Got none. Leave `fail` out for UAR.")
+    columns = {*LEADERBOARD, *(name for side in sides for name in side.leaderboard.columns)}
+    recalls = {RECALL + label for side in sides for label in _classes(side)}
+    known = {**METRICS, **dict.fromkeys([*recalls, *filter(_is_measured, columns)])}
     for name in tolerances:
-        if name in known or (name.startswith(RECALL) and not recalls):
-            continue
-        try:
-            get_metric(name)  # a plug-in's
-        except UnknownNameError:
-            raise ConfigError(
-                f"--fail must name a metric. Got {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}."
-            ) from None
+        if recalls or not name.startswith(RECALL):
+            lookup("metric", known, name)
 
 
 def _is_measured(metric: str) -> bool:
@@ -502,7 +499,7 @@ def _paired(item: Verdict, pair: _Pair, tolerance: Tolerance) -> Verdict:
     found = difference(pair.after, pair.before, item.metric)
     values = [score(counts, item.metric) for counts in (pair.before, pair.after)]
     item = _with_difference(item, found, values, tolerance, len(pair.before.speakers))
-    if pair.is_identical and (pair.has_identical_probabilities or not _needs_probabilities(item.metric)):
+    if pair.is_identical and (pair.has_identical_probabilities or not _row(item.metric).needs_probabilities):
         return replace(item, status=IDENTICAL)
     if pair.n_folds == 1:
         reason = "one fold is one training: whether another one would say the same cannot be told; use more folds"
@@ -574,17 +571,14 @@ def _with_difference(
 def _settle(item: Verdict) -> Verdict:
     found = Difference(item.difference, item.low, item.high, item.p_value, item.reason)
     status, reason = decide(
-        found, item.tolerance, is_greater_better=_is_greater_better(item.metric), n_speakers=item.n_speakers
+        found, item.tolerance, is_greater_better=_row(item.metric).is_greater_better, n_speakers=item.n_speakers
     )
     return replace(item, status=status, reason=reason or item.reason)
 
 
-def _is_greater_better(metric: str) -> bool:
-    return metric.startswith(RECALL) or get_metric(metric).is_greater_better
-
-
-def _needs_probabilities(metric: str) -> bool:
-    return not metric.startswith(RECALL) and get_metric(metric).needs == "probabilities"
+def _row(metric: str) -> MetricSpec:
+    """Return the row of a metric that `_check_metrics` has let pass."""
+    return get_metric(metric, classes=[metric.removeprefix(RECALL)])
 
 
 def _number(value: Any) -> float:

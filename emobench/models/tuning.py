@@ -176,14 +176,15 @@ class TunedClassifier(ClassifierMixin, BaseEstimator):
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # a trial that does not converge is judged by its score
                     y_pred.append(np.asarray(model.fit(part.X_train, part.y_train).predict(part.X_test)))
-                scores.append(metrics.present_uar(part.y_test, y_pred[-1], n_classes))
+                scores.append(metrics.present_uar(metrics.confusion(part.y_test, y_pred[-1], n_classes)))
                 trial.report(float(np.mean(scores)), index)
                 trial.set_user_attr("n_folds", index + 1)
                 if index < len(parts) - 1 and trial.should_prune():
                     trial.set_user_attr("seconds", time.perf_counter() - started)
                     study.tell(trial, state=optuna.trial.TrialState.PRUNED)
                     return
-            value = metrics.uar(np.concatenate([p.y_test for p in parts]), np.concatenate(y_pred), n_classes)
+            y_true = np.concatenate([part.y_test for part in parts])
+            value = float(metrics.uar(metrics.confusion(y_true, np.concatenate(y_pred), n_classes)))
         except Exception as error:  # a model may fail in any way; the search goes on
             trial.set_user_attr("error", f"{type(error).__name__}: {error}"[:300])
             value = math.nan

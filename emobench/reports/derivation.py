@@ -16,6 +16,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from emobench import metrics
+from emobench.corpora.labels import fit_encoder
 from emobench.errors import DataError
 from emobench.files import json_bytes, write_bytes
 from emobench.reports import leaderboard, page, premium, slices
@@ -66,7 +67,7 @@ def _derive(
     whole = leaderboard.complete(scores, predictions, run)
     description = leaderboard.describe(whole, run)
     board = leaderboard.leaderboard(scores, predictions, run, description, _median_latency(latency))
-    sliced = slices.describe(whole, leaderboard.declared(run))
+    sliced = slices.describe(whole, leaderboard.declared(run), metrics=leaderboard.asked(run))
     confused = confusion(whole, run)
     inflated = premium.describe(whole, run)
     tables = {
@@ -102,11 +103,10 @@ def confusion(predictions: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame
     """
     declared, parts = leaderboard.declared(run), []
     for key, part in predictions.groupby(KEYS, sort=False):
-        labels = list(declared[key[0]])
-        codes = (part[name].map(labels.index).to_numpy(int) for name in ("y_true", "y_pred"))
-        table = metrics.confusion(*codes, len(labels))
-        n_true = table.sum(axis=1, keepdims=True)
-        share = np.divide(table, n_true, out=np.full(table.shape, np.nan), where=n_true > 0)
+        encoder = fit_encoder(declared[key[0]])
+        labels = list(encoder.classes_)
+        table = metrics.confusion(*(encoder.transform(part[name]) for name in ("y_true", "y_pred")), len(labels))
+        share = metrics.ratio(table, np.broadcast_to(table.sum(axis=1, keepdims=True), table.shape))
         pairs = {"y_true": np.repeat(labels, len(labels)), "y_pred": labels * len(labels)}
         where = dict(zip(KEYS, key, strict=True))
         parts.append(pd.DataFrame({**where, **pairs, "n": table.ravel(), "share": share.ravel()}))

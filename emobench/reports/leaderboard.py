@@ -9,11 +9,11 @@ from typing import Any
 import pandas as pd
 
 from emobench.reports import slices
-from emobench.results.tables import LEADERBOARD, in_markdown
+from emobench.results.tables import LEADERBOARD, further_metrics, in_markdown
 from emobench.statistics import description
+from emobench.statistics.counts import count_rows
 
 KEYS = ["corpus", "features", "protocol", "entry"]
-METRICS = ("uar", "war", "macro_f1", "log_loss", "brier", "ece", "auroc")
 LATENCY_KEYS = ["corpus", "features", "entry"]
 LATENCY = ("latency_p50_ms", "latency_p95_ms", "model_bytes")
 DECIMALS = 6
@@ -34,12 +34,23 @@ def complete(scores: pd.DataFrame, predictions: pd.DataFrame, run: Mapping[str, 
 
 def describe(predictions: pd.DataFrame, run: Mapping[str, Any]) -> description.Description:
     """Return intervals over speakers, rank groups and differences between entries; see `emobench.statistics`."""
-    return description.describe(predictions, declared(run), seed=0)
+    return description.describe(predictions, declared(run), metrics=asked(run), seed=0)
 
 
 def declared(run: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the declared classes of each corpus of a run."""
     return {name: corpus["classes"] for name, corpus in run["corpora"].items()}
+
+
+def asked(run: Mapping[str, Any]) -> list[str]:
+    """Return the metrics that a run was asked for; UAR, which ranks are by, is always the first."""
+    return list(dict.fromkeys(["uar", *run["config"]["metrics"]]))
+
+
+def columns(run: Mapping[str, Any]) -> dict[str, str]:
+    """Return the columns of a run's leaderboard with their types."""
+    added = [name for name in asked(run) if name not in LEADERBOARD]
+    return LEADERBOARD | {f"{name}{end}": "float64" for name in added for end in ("", "_low", "_high")}
 
 
 def leaderboard(
@@ -69,7 +80,8 @@ def leaderboard(
 
     Returns
     -------
-    DataFrame with the columns `emobench.results.LEADERBOARD`.
+    DataFrame with the columns `emobench.results.LEADERBOARD`, then of each further metric of the config its score and
+        the bounds of its interval. Columns of metrics that were not asked for are empty.
     """
     whole = complete(scores, predictions, run)
     description = description or describe(whole, run)
@@ -79,30 +91,38 @@ def leaderboard(
     )
     if latency is None:
         latency = pd.DataFrame(columns=[*LATENCY_KEYS, *LATENCY])
-    for part in (_quality(description), _worst_speakers(whole), description.groups):
+    for part in (_quality(description, run), _worst_speakers(whole, run), description.groups):
         frame = frame.merge(part, how="left", on=KEYS)
     frame = _in_order(frame.merge(latency[[*LATENCY_KEYS, *LATENCY]], how="left", on=LATENCY_KEYS), run)
     frame["optimism"] = (frame["inner_score"] - frame["uar"]).round(DECIMALS)
     boards = frame.groupby(KEYS[:3], sort=False)
     frame["rank"] = boards["uar"].rank(method="min", ascending=False)
     frame["pareto"] = pd.concat([_pareto(part) for _, part in boards]) if len(frame) else None
-    kinds = {name: kind for name, kind in LEADERBOARD.items() if kind != "string"}
-    return frame[list(LEADERBOARD)].astype(kinds).reset_index(drop=True)
+    shown = columns(run)
+    kinds = {name: kind for name, kind in shown.items() if kind != "string"}
+    return frame.reindex(columns=list(shown)).astype(kinds).reset_index(drop=True)
 
 
-def _quality(description: description.Description) -> pd.DataFrame:
-    """Return a row an entry: each metric, the interval of UAR, and its spread over seeds."""
-    intervals = description.intervals
-    values = intervals.pivot(index=KEYS, columns="metric", values="value").reindex(columns=list(METRICS))
-    of_uar = intervals[intervals["metric"] == "uar"].set_index(KEYS)[["low", "high", "seed_sd"]]
-    return values.join(of_uar.rename(columns={"low": "uar_low", "high": "uar_high"})).round(DECIMALS).reset_index()
+def _quality(description: description.Description, run: Mapping[str, Any]) -> pd.DataFrame:
+    """Return a row an entry: each metric that was asked for, bounds of intervals, and the spread of UAR over seeds."""
+    of_metrics = description.intervals[description.intervals["metric"].isin(asked(run))]
+    wide = of_metrics.pivot(index=KEYS, columns="metric", values=["value", "low", "high", "seed_sd"]).astype(float)
+    wide.columns = [metric if kind == "value" else f"{metric}_{kind}" for kind, metric in wide.columns]
+    known = {f"{name}{end}" for name in asked(run) for end in ("", "_low", "_high")}
+    shown = [name for name in columns(run) if name in known]
+    return (
+        wide.rename(columns={"uar_seed_sd": "seed_sd"})
+        .reindex(columns=[*shown, "seed_sd"])
+        .round(DECIMALS)
+        .reset_index()
+    )
 
 
-def _worst_speakers(whole: pd.DataFrame) -> pd.DataFrame:
-    rows = [
-        dict(zip(KEYS, key, strict=True)) | {"worst_speaker_uar": round(slices.by_speaker(part)["uar"].min(), DECIMALS)}
-        for key, part in whole.groupby(KEYS, sort=False)
-    ]
+def _worst_speakers(whole: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
+    rows = []
+    for key, part in whole.groupby(KEYS, sort=False):
+        uars = slices.by_speaker(count_rows(part, declared(run)[key[0]]))["uar"]
+        rows.append(dict(zip(KEYS, key, strict=True)) | {"worst_speaker_uar": round(uars.min(), DECIMALS)})
     return pd.DataFrame(rows, columns=[*KEYS, "worst_speaker_uar"])
 
 
@@ -212,9 +232,10 @@ def honesty(waives: str) -> str:
     return "No speaker is in training and test."
 
 
-def interval(row: Mapping[str, Any]) -> str:
-    """Return the interval of a row's UAR for people; empty where there is none."""
-    return "" if pd.isna(row["uar_low"]) else f"{row['uar_low']:.3f}–{row['uar_high']:.3f}"
+def interval(row: Mapping[str, Any], metric: str = "uar") -> str:
+    """Return the interval of a row's metric for people; empty where there is none."""
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    return "" if pd.isna(low) else f"{low:.3f}–{high:.3f}"
 
 
 def figure(value: Any, decimals: int = 3) -> str:
@@ -250,8 +271,9 @@ DETAILS = frozenset({"AUROC", "log loss", "Brier", "ECE", "p95 (ms)", "size (kB)
 def table(part: pd.DataFrame, *, in_detail: bool = False) -> tuple[list[str], list[tuple[str, ...]]]:
     """Return rows of a leaderboard for people, with their headings; a column with nothing in it only takes room."""
     rows = part.to_dict("records")
-    cells = {
-        heading: [cell(row) for row in rows] for heading, cell in SHOWN.items() if in_detail or heading not in DETAILS
-    }
+    headings = [heading for heading in SHOWN if in_detail or heading not in DETAILS]
+    cells = {heading: [SHOWN[heading](row) for row in rows] for heading in headings}
+    for name in further_metrics(part.columns):
+        cells[name] = [f"{figure(row[name])} ({interval(row, name)})".removesuffix(" ()") for row in rows]
     shown = {heading: column for heading, column in cells.items() if any(column)}
     return list(shown), list(zip(*shown.values(), strict=True))

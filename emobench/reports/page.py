@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from emobench.metrics import NO_PROBABILITIES, RECALL
 from emobench.reports import figures
 from emobench.reports.leaderboard import KEYS, describe_features, figure, table
-from emobench.statistics.counts import RECALL
 from emobench.statistics.intervals import BOARD
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def _board(
     classes = run["corpora"][corpus]["classes"]
     first, scored = part.iloc[0], part[part["uar"].notna()]
     names, chance = list(scored["entry"]), 1 / len(classes)
+    without = set(of_board("intervals").loc[lambda table: table["reason"] == NO_PROBABILITIES, "entry"])
     drawn = {"forest": "", "speakers": "", "trade_off": ""}
     if names:
         sliced = of_board("slices")
@@ -148,7 +149,7 @@ def _board(
         "chance": chance,
         "best": names[0] if names else "",
         "tied": list(part.loc[part["rank_group"].eq(1).fillna(False), "entry"])[1:],
-        "without_probabilities": list(scored.loc[scored["log_loss"].isna(), "entry"]),
+        "without_probabilities": [name for name in names if name in without],
         "leaderboard": Table(*table(part, in_detail=True), n_names=3),
         "has_optimism": part["optimism"].notna().any(),
         "unconverged": list(part.loc[part["converged"].eq(False).fillna(False), "entry"]),

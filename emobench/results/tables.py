@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -168,7 +168,8 @@ def read_table(stem: Path) -> pd.DataFrame:
 def read_leaderboard(path: Path) -> pd.DataFrame:
     """Read a ``leaderboard.csv``: numbers with their types, text without its guard.
 
-    A column that this version does not know stays text; one that an older version did not write is empty.
+    Columns of further metrics are numbers; another that this version does not know stays text, and one that an older
+    version did not write is empty.
     """
     import pandas as pd
 
@@ -177,7 +178,8 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
     if absent := sorted(needed - set(frame.columns)):
         raise DataError(f"{path}: must be a leaderboard. It lacks the columns {', '.join(absent)}. Name another file.")
     frame = frame.reindex(columns=[*LEADERBOARD, *(name for name in frame.columns if name not in LEADERBOARD)])
-    for name, kind in LEADERBOARD.items():
+    added = [f"{name}{end}" for name in further_metrics(frame.columns) for end in ("", "_low", "_high")]
+    for name, kind in {**LEADERBOARD, **dict.fromkeys(added, "float64")}.items():
         if kind == "string":
             frame[name] = frame[name].fillna("")
         elif kind == "bool":
@@ -191,6 +193,12 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
                 raise DataError(f"{path}: {name} must be numbers. {error}. Write the leaderboard again.") from None
             frame[name] = numbers.astype("Int64" if numbers.isna().any() and kind == "int64" else kind)
     return frame
+
+
+def further_metrics(columns: Iterable[str]) -> list[str]:
+    """Return the metrics of a leaderboard that have no fixed column: each is followed by the bounds of its interval."""
+    columns = list(columns)
+    return [name for name in columns if name not in LEADERBOARD and {f"{name}_low", f"{name}_high"} <= {*columns}]
 
 
 def read_csv(path: Path) -> pd.DataFrame:

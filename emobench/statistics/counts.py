@@ -1,4 +1,4 @@
-"""What is summed once per entry, speaker and repeat, and the scores that follow from such sums."""
+"""What is counted once per entry, speaker and repeat, and the scores that follow for any weights of the speakers."""
 
 from __future__ import annotations
 
@@ -9,19 +9,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emobench.errors import ConfigError, DataError
+from emobench.corpora.labels import fit_encoder
+from emobench.errors import DataError
 from emobench.metrics import (
-    N_BINS,
-    log_losses,
-    overconfidence,
-    squared_errors,
+    NO_PROBABILITIES,
+    MetricSpec,
+    by_weights,
+    evaluate,
+    get_metric,
+    losses_of,
+    ratio,
+    why_nan,
 )
 from emobench.protocols.certificate import rows_fingerprint
 
 if TYPE_CHECKING:
     import pandas as pd
-AUROC = "auroc"  # alone follows from pairs of speakers
-RECALL = "recall_"  # of one class: recall_<class>
 
 
 @dataclass(frozen=True)
@@ -38,19 +41,15 @@ class Counts:
         Fingerprint of the utterances, empty where they were not given.
     classes : tuple of str
         For ``recall_<class>``; empty where they were not given.
-    losses : array of shape (n_repeats, n_speakers, 2 + N_BINS), or None
-        Sums over utterances of the log-loss, the squared error, and the overconfidence of each bin; None for a model
-        without probabilities.
-    contests : tuple of Contest
-        Of each repeat and fold; empty for a model without probabilities.
+    answers : Answers, optional
+        Utterance by utterance; None for a model without probabilities.
     """
 
     speakers: tuple[str, ...]
     tables: np.ndarray
     utterances: str = ""
     classes: tuple[str, ...] = ()
-    losses: np.ndarray | None = None
-    contests: tuple[Contest, ...] = ()
+    answers: Answers | None = None
 
     @property
     def n_utterances(self) -> int:
@@ -59,26 +58,27 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class Contest:
-    """What AUROC is made of in one fold of one repeat.
+class Answers:
+    """Probabilities of n utterances, in all repeats.
 
     Attributes
     ----------
-    repeat : int
-        Position among the repeats.
-    members : int array of shape (n,)
-        The fold's speakers, as positions in `Counts.speakers`.
-    wins : array of shape (n_classes, n, n)
-        Of class c and members i and j: the pairs of an utterance of c by i and one of another class by j in which the
-        first is given the greater probability of c; a tie is half a pair.
-    n_true : array of shape (n, n_classes)
-        Utterances of each member and class.
+    y_true, repeat, speaker, fold : int arrays of shape (n,)
+        Codes; positions among the repeats and in `Counts.speakers`; numbers of folds.
+    proba : array of shape (n, n_classes)
     """
 
-    repeat: int
-    members: np.ndarray
-    wins: np.ndarray
-    n_true: np.ndarray
+    y_true: np.ndarray
+    repeat: np.ndarray
+    speaker: np.ndarray
+    fold: np.ndarray
+    proba: np.ndarray
+
+    def folds(self) -> list[np.ndarray]:
+        """Return the rows of each fold of each repeat: those of one model."""
+        _, cell = np.unique(np.column_stack([self.repeat, self.fold]), axis=0, return_inverse=True)
+        order = np.argsort(cell.ravel(), kind="stable")
+        return np.split(order, np.bincount(cell.ravel()).cumsum()[:-1])
 
 
 def count(
@@ -110,7 +110,7 @@ def count(
     proba : array of shape (n, n_classes), optional
         None for a model without probabilities.
     folds : sequence of n int, optional
-        Which model gave each probability, for AUROC. One fold by default.
+        Which model gave each probability, for metrics of predictions. One fold by default.
 
     Raises
     ------
@@ -135,58 +135,82 @@ def count(
     if proba is None:
         return counts
     fold = np.zeros(len(y_true), int) if folds is None else np.asarray(folds)
-    contests = [
-        _contest(y_true[rows], proba[rows], speaker[rows], number)
-        for number in range(len(numbers))
-        for index in np.unique(fold)
-        if (rows := np.flatnonzero((repeat == number) & (fold == index))).size
-    ]
-    losses = _losses(y_true, proba, repeat * len(names) + speaker, len(numbers) * len(names))
-    return replace(counts, losses=losses.reshape(*shape[:2], -1), contests=tuple(contests))
+    return replace(counts, answers=Answers(y_true, repeat, speaker, fold, np.asarray(proba)))
 
 
-def _losses(y_true: np.ndarray, proba: np.ndarray, cells: np.ndarray, n_cells: int) -> np.ndarray:
-    """Sum up the losses of each cell (a repeat's speaker): shape (n_cells, 2 + N_BINS)."""
-    bins, excess = overconfidence(y_true, proba)
-    return np.column_stack(
-        [
-            np.bincount(cells, log_losses(y_true, proba), minlength=n_cells),
-            np.bincount(cells, squared_errors(y_true, proba), minlength=n_cells),
-            np.bincount(cells * N_BINS + bins, excess, minlength=n_cells * N_BINS).reshape(n_cells, N_BINS),
-        ]
+def count_entries(part: pd.DataFrame, classes: Sequence[str]) -> dict[str, Counts]:
+    """Count the complete entries of one board (a corpus, feature set and protocol of the table of predictions)."""
+    whole = part.groupby("entry", observed=True).size().max()
+    return {
+        str(name): count_rows(cells, classes)
+        for name, cells in part.groupby("entry", sort=False, observed=True)
+        if len(cells) == whole
+    }
+
+
+def count_rows(rows: pd.DataFrame, classes: Sequence[str]) -> Counts:
+    """Count one entry's rows of the table of predictions.
+
+    Raises
+    ------
+    DataError
+        If a label is not of the declared classes.
+    """
+    encoder = fit_encoder(classes)
+    try:
+        y_true, y_pred = (encoder.transform(rows[name]) for name in ("y_true", "y_pred"))
+    except ValueError:
+        strange = sorted({*rows["y_true"], *rows["y_pred"]} - {*classes})
+        raise DataError(
+            f"labels {', '.join(map(repr, strange))} are not of the declared classes {', '.join(classes)}. "
+            "Declare every emotion that occurs."
+        ) from None
+    return count(
+        y_true,
+        y_pred,
+        rows["speaker"].to_numpy(),
+        len(classes),
+        repeats=rows["repeat"].to_numpy(),
+        utterances=rows["utterance"].tolist(),
+        classes=tuple(map(str, encoder.classes_)),
+        proba=_probabilities(rows, encoder.classes_),
+        folds=rows["fold"].to_numpy(),
     )
 
 
-def _contest(y_true: np.ndarray, proba: np.ndarray, speaker: np.ndarray, repeat: int) -> Contest:
-    members, member = np.unique(speaker, return_inverse=True)
-    n, n_classes = len(members), proba.shape[1]
-    wins = np.zeros((n_classes, n, n))
-    for code in range(n_classes):
-        first, own = proba[y_true == code, code], member[y_true == code]
-        for other in range(n):
-            second = np.sort(proba[(y_true != code) & (member == other), code])
-            beaten = np.searchsorted(second, first, side="left") + np.searchsorted(second, first, side="right")
-            wins[code, :, other] = np.bincount(own, beaten / 2, minlength=n)
-    n_true = np.bincount(member * n_classes + y_true, minlength=n * n_classes).reshape(n, n_classes)
-    return Contest(repeat, members, wins, n_true.astype(float))
+def _probabilities(rows: pd.DataFrame, classes: Sequence[str]) -> np.ndarray | None:
+    """Return an entry's probabilities, None where it gives none."""
+    columns = [f"p_{label}" for label in classes]
+    if not set(columns) <= set(rows.columns):
+        return None
+    proba = rows[columns].to_numpy(dtype=float)
+    return None if np.isnan(proba).any() else proba
 
 
-def score(counts: Counts, metric: str = "uar") -> float:
+# --- scores ---------------------------------------------------------------------------------------------------------
+
+
+def row_of(counts: Counts, metric: str | MetricSpec) -> MetricSpec:
+    """Return the row of a metric by its name, which may be ``recall_<class>``."""
+    return metric if isinstance(metric, MetricSpec) else get_metric(metric, counts.classes)
+
+
+def score(counts: Counts, metric: str | MetricSpec = "uar") -> float:
     """Return the score of the pooled predictions of a repeat, averaged over repeats: what the leaderboard shows."""
     return float(score_repeats(counts, metric).mean())
 
 
-def score_repeats(counts: Counts, metric: str = "uar") -> np.ndarray:
+def score_repeats(counts: Counts, metric: str | MetricSpec = "uar") -> np.ndarray:
     """Return the score of each repeat: shape (n_repeats,). Their spread is that over the models' seeds."""
-    return _by_repeat(counts, metric, np.ones((1, len(counts.speakers))))[0]
+    return Scorer(counts, [row_of(counts, metric)])(np.ones((1, len(counts.speakers))))[0, 0]
 
 
-def score_resamples(counts: Counts, metric: str, weights: np.ndarray) -> np.ndarray:
+def score_resamples(counts: Counts, metric: str | MetricSpec, weights: np.ndarray) -> np.ndarray:
     """Score resamples of speakers.
 
     Parameters
     ----------
-    metric : str
+    metric : str or MetricSpec
         A row of `METRICS`, or ``recall_<class>``.
     weights : array of shape (n_resamples, n_speakers)
         How often each speaker is in the resample.
@@ -196,163 +220,132 @@ def score_resamples(counts: Counts, metric: str, weights: np.ndarray) -> np.ndar
     array of shape (n_resamples,)
         NaN where a resample lacks a class.
     """
-    return _by_repeat(counts, metric, weights).mean(axis=-1)
+    return Scorer(counts, [row_of(counts, metric)])(weights)[0].mean(axis=-1)
 
 
-def count_entries(part: pd.DataFrame, classes: tuple[str, ...]) -> dict[str, Counts]:
-    """Count the complete entries of one board (a corpus, feature set and protocol of the table of predictions)."""
-    code = {label: index for index, label in enumerate(classes)}
-    whole = part.groupby("entry", observed=True).size().max()
-    return {
-        str(name): count(
-            cells["y_true"].map(code).fillna(-1).to_numpy(dtype=int),
-            cells["y_pred"].map(code).fillna(-1).to_numpy(dtype=int),
-            cells["speaker"].to_numpy(),
-            len(classes),
-            repeats=cells["repeat"].to_numpy(),
-            utterances=cells["utterance"].tolist(),
-            classes=classes,
-            proba=_probabilities(cells, classes),
-            folds=cells["fold"].to_numpy(),
-        )
-        for name, cells in part.groupby("entry", sort=False, observed=True)
-        if len(cells) == whole
-    }
+def score_speakers(counts: Counts, metric: str | MetricSpec) -> np.ndarray:
+    """Return the score of each speaker alone, averaged over repeats: shape (n_speakers,), NaN for predictions."""
+    row = row_of(counts, metric)
+    if row.of == "predictions":
+        return np.full(len(counts.speakers), np.nan)
+    return score_sums(row, sums_of(counts, row)[0])[0].mean(axis=0)
 
 
-def _probabilities(cells: pd.DataFrame, classes: tuple[str, ...]) -> np.ndarray | None:
-    """Return an entry's probabilities, None where it gives none."""
-    columns = [f"p_{label}" for label in classes]
-    if not set(columns) <= set(cells.columns):
-        return None
-    proba = cells[columns].to_numpy(dtype=float)
-    return None if np.isnan(proba).any() else proba
+class Scorer:
+    """The scores of one entry as a function of how often each speaker counts.
 
-
-def _by_repeat(counts: Counts, metric: str, weights: np.ndarray) -> np.ndarray:
-    """Score the weighted speakers of every repeat: shape (n_resamples, n_repeats)."""
-    weights = np.asarray(weights, dtype=float)
-    if metric == AUROC:
-        return _aurocs(counts, weights)
-    form = form_of(counts, metric)
-    return form.score(pool(form.sums(counts), weights))
-
-
-def pool(sums: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Add up sums of shape (n_repeats, n_speakers, m) over weighted speakers: (n_resamples, n_repeats, m)."""
-    n_repeats, n_speakers, m = sums.shape
-    flat = sums.transpose(1, 0, 2).reshape(n_speakers, -1)
-    return (np.asarray(weights, dtype=float) @ flat).reshape(-1, n_repeats, m)
-
-
-def _aurocs(counts: Counts, weights: np.ndarray) -> np.ndarray:
-    """Return AUROC as `_by_repeat` does.
-
-    A resample's fold counts as much as the share of its utterances that was drawn: all folds equally in what is
-    observed, each fold as often as its speaker was drawn where that is one. A fold of which nobody was drawn, or nobody
-    with a class, is left out of the resample; if one lacks a class from the start there is no AUROC.
-    """
-    n_repeats = len(counts.tables)
-    total, whole = np.zeros((2, len(weights), n_repeats))
-    for contest in counts.contests:
-        drawn = weights[:, contest.members]
-        n_true = drawn @ contest.n_true
-        n_pairs = n_true * (n_true.sum(axis=1, keepdims=True) - n_true)
-        wins = np.column_stack([((drawn @ of_class) * drawn).sum(axis=1) for of_class in contest.wins])
-        area = _share(wins, n_pairs).mean(axis=1)
-        share = np.where(np.isnan(area), 0, n_true.sum(axis=1) / contest.n_true.sum())
-        total[:, contest.repeat] += share * np.nan_to_num(area)
-        whole[:, contest.repeat] += share
-    is_undefined = not all(contest.n_true.any(axis=0).all() for contest in counts.contests)
-    return np.full_like(total, np.nan) if is_undefined else _share(total, whole)
-
-
-@dataclass(frozen=True)
-class _Form:
-    """How a metric follows from sums over speakers.
+    Parameters
+    ----------
+    counts : Counts
+    rows : sequence of MetricSpec
 
     Attributes
     ----------
-    sums : callable
-        Takes `Counts`; returns an array of shape (n_repeats, n_speakers, m).
-    score : callable
-        Takes such sums over speakers, shape (…, m); returns shape (…).
+    problems : dict of str to str
+        What was wrong with the functions of a metric, by its name.
     """
 
-    sums: Callable[[Counts], np.ndarray]
-    score: Callable[[np.ndarray], np.ndarray]
+    def __init__(self, counts: Counts, rows: Sequence[MetricSpec]):
+        self.rows, self.problems = rows, {}
+        self._n_repeats = len(counts.tables)
+        self._tables = pooling(counts.tables)
+        self._of_row = {}
+        for row in rows:
+            if row.of == "predictions":
+                self._of_row[row.name], self.problems[row.name] = _fold_scorer(counts, row)
+            elif row.of == "losses":
+                sums, self.problems[row.name] = sums_of(counts, row)
+                self._of_row[row.name] = pooling(sums)
+
+    def __call__(self, weights: np.ndarray) -> np.ndarray:
+        """Return the scores: (n_resamples, n_speakers) → (n_rows, n_resamples, n_repeats)."""
+        tables = self._tables(weights) if any(row.of == "tables" for row in self.rows) else None
+        scores = np.empty((len(self.rows), len(weights), self._n_repeats))
+        for place, row in enumerate(self.rows):
+            if row.of == "predictions":
+                scores[place], problem = self._of_row[row.name](weights)
+            else:
+                sums = tables if row.of == "tables" else self._of_row[row.name](weights)
+                scores[place], problem = score_sums(row, sums)
+            self.problems[row.name] = self.problems.get(row.name) or problem
+        return scores
 
 
-def form_of(counts: Counts, metric: str) -> _Form:
-    if metric in FORMS:
-        return FORMS[metric]
-    if metric.startswith(RECALL) and metric.removeprefix(RECALL) in counts.classes:
-        code = counts.classes.index(metric.removeprefix(RECALL))
-        return _Form(_margins, lambda sums: _recalls(sums)[..., code])
-    raise ConfigError(
-        f"A metric with an interval must be one of {', '.join((*FORMS, AUROC))} or recall_<class>. Got {metric!r}. "
-        "Add it to FORMS in emobench/statistics.py if it follows from sums over speakers."
-    )
+def sums_of(counts: Counts, row: MetricSpec) -> tuple[np.ndarray, str]:
+    """Return what a metric of tables or losses adds up over speakers, and what is wrong with the row.
+
+    Returns
+    -------
+    array of shape (n_repeats, n_speakers, …)
+        Confusion tables; or the m sums of losses and, behind them, the number of utterances.
+    """
+    if row.of == "tables":
+        return counts.tables, ""
+    shape = counts.tables.shape[:2]
+    n_true = counts.tables.sum(axis=(2, 3))
+    if counts.answers is None:
+        return np.stack([np.full(shape, np.nan), n_true], axis=-1), NO_PROBABILITIES
+    losses, problem = losses_of(row, counts.answers.y_true, counts.answers.proba)
+    cells = counts.answers.repeat * shape[1] + counts.answers.speaker
+    sums = [np.bincount(cells, column, minlength=math.prod(shape)).reshape(shape) for column in losses.T]
+    return np.stack([*sums, n_true], axis=-1), problem
 
 
-def sums_of(counts: Counts, metric: str) -> np.ndarray:
-    """Return all that a metric's value depends on."""
-    if metric == AUROC:
-        return np.concatenate([contest.wins.ravel() for contest in counts.contests])
-    return form_of(counts, metric).sums(counts)
+def score_sums(row: MetricSpec, sums: np.ndarray) -> tuple[np.ndarray, str]:
+    """Score what `sums_of` adds up, its last axes taken together; return what is wrong with the row too."""
+    if row.of == "tables":
+        return evaluate(row, sums, shape=sums.shape[:-2])
+    return evaluate(row, sums[..., :-1], sums[..., -1], shape=sums.shape[:-1])
 
 
-def _margins(counts: Counts) -> np.ndarray:
-    """Return right answers, true and predicted utterances of each class."""
-    tables = counts.tables
-    return np.concatenate([tables.diagonal(axis1=2, axis2=3), tables.sum(axis=3), tables.sum(axis=2)], axis=2)
+def pooling(sums: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function that adds up sums over weighted speakers, (r, n_speakers) → (r, n_repeats, …)."""
+    n_repeats, n_speakers, *rest = sums.shape
+    flat = np.moveaxis(sums, 1, 0).reshape(n_speakers, -1).astype(float)
+    return lambda weights: (np.asarray(weights, dtype=float) @ flat).reshape(-1, n_repeats, *rest)
 
 
-def _recalls(sums: np.ndarray) -> np.ndarray:
-    hits, n_true, _ = np.split(sums, 3, axis=-1)
-    return _share(hits, n_true)
+def _fold_scorer(counts: Counts, row: MetricSpec) -> tuple[Callable[[np.ndarray], tuple[np.ndarray, str]], str]:
+    """Return a metric of predictions as a function of weights, and what is wrong with the row.
+
+    A resample's fold counts as much as the share of its utterances that was drawn: all folds equally in what is
+    observed, each fold as often as its speaker was drawn where that is one. A fold of which nobody was drawn, or whose
+    draw has no score, is left out of the resample; if one has no score from the start, the metric has none.
+    """
+    shape, answers = counts.tables.shape[:1], counts.answers
+    if answers is None:
+        return lambda weights: (np.full((len(weights), *shape), np.nan), ""), NO_PROBABILITIES
+    folds, problem, is_defined = [], "", True
+    for rows in answers.folds():
+        members, speaker = np.unique(answers.speaker[rows], return_inverse=True)
+        weighted, wrong = by_weights(row, answers.y_true[rows], answers.proba[rows], speaker)
+        value, wrong_too = evaluate(weighted, np.ones((1, len(members))), shape=(1,))
+        is_defined &= not np.isnan(value[0])
+        folds.append((answers.repeat[rows[0]], members, np.bincount(speaker).astype(float), weighted))
+        problem = problem or wrong or wrong_too
+
+    def score(weights: np.ndarray) -> tuple[np.ndarray, str]:
+        total, whole, problem = *np.zeros((2, len(weights), *shape)), ""
+        for repeat, members, n_each, weighted in folds if is_defined else []:
+            drawn = weights[:, members].astype(float)
+            values, wrong = evaluate(weighted, drawn, shape=weights.shape[:1])
+            share = np.where(np.isnan(values), 0, drawn @ n_each / n_each.sum())
+            total[:, repeat] += share * np.nan_to_num(values)
+            whole[:, repeat] += share
+            problem = problem or wrong
+        return ratio(total, whole), problem
+
+    return score, problem
 
 
-def _uar(sums: np.ndarray) -> np.ndarray:
-    return _recalls(sums).mean(axis=-1)
-
-
-def _war(sums: np.ndarray) -> np.ndarray:
-    hits, n_true, _ = np.split(sums, 3, axis=-1)
-    return _share(hits.sum(axis=-1), n_true.sum(axis=-1))
-
-
-def _macro_f1(sums: np.ndarray) -> np.ndarray:
-    hits, n_true, n_pred = np.split(sums, 3, axis=-1)
-    return np.where(n_true > 0, _share(2 * hits, n_true + n_pred), np.nan).mean(axis=-1)
-
-
-def _losses_of(columns: slice) -> Callable[[Counts], np.ndarray]:
-    """Return a function that gives some columns of the losses and the number of utterances; NaN without losses."""
-
-    def sums(counts: Counts) -> np.ndarray:
-        n_true = counts.tables.sum(axis=(2, 3))[..., None].astype(float)
-        if counts.losses is None:
-            return np.full((*n_true.shape[:2], 2), np.nan)
-        return np.concatenate([counts.losses[..., columns], n_true], axis=-1)
-
-    return sums
-
-
-def _mean_size(sums: np.ndarray) -> np.ndarray:
-    """Return the sum of the sizes of all sums but the last, by the last, which is the number of utterances."""
-    return _share(np.abs(sums[..., :-1]).sum(axis=-1), sums[..., -1])
-
-
-FORMS: dict[str, _Form] = {
-    "uar": _Form(_margins, _uar),
-    "war": _Form(_margins, _war),
-    "macro_f1": _Form(_margins, _macro_f1),
-    "log_loss": _Form(_losses_of(slice(0, 1)), _mean_size),
-    "brier": _Form(_losses_of(slice(1, 2)), _mean_size),
-    "ece": _Form(_losses_of(slice(2, None)), _mean_size),
-}
-
-
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+def why_undefined(counts: Counts, row: MetricSpec) -> str:
+    """Say why a metric whose functions work is not defined."""
+    n_true = counts.tables.sum(axis=(1, 3)).min(axis=0)
+    if row.codes is not None and len(row.codes) == 1:
+        return f"no test utterance of {counts.classes[row.codes[0]]}"
+    if row.of == "predictions" and n_true.all():
+        answers, k = counts.answers, len(n_true)
+        of_folds = [np.bincount(answers.y_true[rows], minlength=k) for rows in answers.folds()]
+        if not (n_true := np.min(of_folds, axis=0)).all():
+            return f"{why_nan(row, n_true)} in some fold"
+    return why_nan(row, n_true)

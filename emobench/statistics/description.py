@@ -9,21 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from emobench.metrics import (
-    METRICS,
-    get_metric,
-)
-from emobench.statistics.counts import (
-    RECALL,
-    count_entries,
-    score,
-    score_repeats,
-)
+from emobench.metrics import METRICS, RECALL
+from emobench.statistics.counts import count_entries, row_of
 from emobench.statistics.differences import PAIRS, pairs, rank_groups
-from emobench.statistics.intervals import BOARD, CONFIDENCE, N_RESAMPLES, PLACES, interval
+from emobench.statistics.intervals import BOARD, CONFIDENCE, N_RESAMPLES, PLACES, interval_of, resamples, spreads
 
 if TYPE_CHECKING:
     import pandas as pd
+
 INTERVALS = (*BOARD, "entry", "metric", "value", "low", "high", "seed_sd", "n_speakers", "n_utterances", "reason")
 GROUPS = (*BOARD, "entry", "rank_group")
 
@@ -60,47 +53,50 @@ def describe(
         The tidy table `emobench.results.tables.PREDICTIONS`.
     classes : mapping of corpus to its declared classes
     metrics : sequence of str, optional
-        Every row of `METRICS` and the recall of every class by default.
+        Names of metrics, by default every row of `METRICS`. `rank_by` stands before them where it is not one of them,
+        and the recall of every class behind them.
     """
     import pandas as pd
 
     intervals, groups, compared = [], [], []
+    asked = list(dict.fromkeys([*([] if rank_by in (metrics or METRICS) else [rank_by]), *(metrics or METRICS)]))
     for board, part in predictions.groupby(BOARD, sort=False, observed=True):
         key = dict(zip(BOARD, board, strict=True))
         declared = tuple(classes[key["corpus"]])
+        names = list(dict.fromkeys([*asked, *(RECALL + label for label in declared)]))
         entries = count_entries(part, declared)
-        scores = {name: round(score(counts, rank_by), PLACES) for name, counts in entries.items()}
-        sign = -1 if _is_greater_better(rank_by) else 1
-        entries = {name: entries[name] for name in sorted(entries, key=lambda name: (sign * scores[name], name))}
-        for name, counts in entries.items():
+        first = next(iter(entries.values()))
+        rows = {name: row_of(first, name) for name in names}
+        drawn = resamples(len(first.speakers), n_resamples, seed)
+        known = dict(zip(entries, spreads(list(entries.values()), list(rows.values()), drawn), strict=True))
+        sign = -1 if rows[rank_by].is_greater_better else 1
+        ranked = {entry: round(sign * known[entry][rank_by].observed, PLACES) for entry in entries}
+        entries = {entry: entries[entry] for entry in sorted(entries, key=lambda entry: (ranked[entry], entry))}
+        for entry, counts in entries.items():
             sizes = {"n_speakers": len(counts.speakers), "n_utterances": counts.n_utterances}
-            for metric in (*METRICS, *(RECALL + label for label in declared)) if metrics is None else metrics:
-                found = interval(counts, metric, confidence=confidence, n_resamples=n_resamples, seed=seed)
-                by_repeat = score_repeats(counts, metric)
-                seed_sd = float(by_repeat.std(ddof=1)) if len(by_repeat) > 1 else math.nan
-                scored = {"value": float(by_repeat.mean()), "low": found.low, "high": found.high, "seed_sd": seed_sd}
-                intervals.append({**key, "entry": name, "metric": metric, **scored, **sizes, "reason": found.reason})
+            for name, row in rows.items():
+                spread = known[entry][name]
+                found = interval_of(spread, counts, row, confidence=confidence)
+                seed_sd = float(spread.by_repeat.std(ddof=1)) if len(spread.by_repeat) > 1 else math.nan
+                scored = {"value": spread.observed, "low": found.low, "high": found.high, "seed_sd": seed_sd}
+                intervals.append({**key, "entry": entry, "metric": name, **scored, **sizes, "reason": found.reason})
         frame = pairs(
             entries,
             rank_by,
+            known=[known[entry][rank_by] for entry in entries],
             confidence=confidence,
-            n_resamples=n_resamples,
             n_permutations=n_permutations,
             seed=seed,
         )
         compared.append(frame.assign(**key)[list(PAIRS)])
-        names = [name for name in entries if not math.isnan(scores[name])]
-        numbers = rank_groups(_matrix(frame, names), alpha=1 - confidence)
-        groups += [{**key, "entry": name, "rank_group": number} for name, number in zip(names, numbers, strict=True)]
+        scored = [entry for entry in entries if not math.isnan(ranked[entry])]
+        numbers = rank_groups(_matrix(frame, scored), alpha=1 - confidence)
+        groups += [{**key, "entry": entry, "rank_group": number} for entry, number in zip(scored, numbers, strict=True)]
     return Description(
         pd.DataFrame(intervals, columns=list(INTERVALS)),
         pd.DataFrame(groups, columns=list(GROUPS)),
         pd.concat(compared, ignore_index=True) if compared else pd.DataFrame(columns=list(PAIRS)),
     )
-
-
-def _is_greater_better(metric: str) -> bool:
-    return metric.startswith(RECALL) or get_metric(metric).is_greater_better
 
 
 def _matrix(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from emobench.errors import ConfigError
-from emobench.statistics.counts import (
-    AUROC,
-    Counts,
-    form_of,
-    pool,
-    score_resamples,
-    sums_of,
+from emobench.metrics import MetricSpec
+from emobench.statistics.counts import Counts, pooling, row_of, score_sums, sums_of
+from emobench.statistics.intervals import (
+    BOARD,
+    CONFIDENCE,
+    N_RESAMPLES,
+    PLACES,
+    Spread,
+    blocks,
+    bounds,
+    resamples,
+    spreads,
 )
-from emobench.statistics.intervals import BOARD, CONFIDENCE, N_RESAMPLES, PLACES, interval_of
 
 if TYPE_CHECKING:
     import pandas as pd
 ALPHA = 0.05
-NO_SWAP_TEST = "auroc has no swap test: it would compare the probabilities of two models with each other"
 PAIRS = (
     *BOARD,
     "metric",
@@ -54,7 +58,7 @@ class Difference:
 def difference(
     a: Counts,
     b: Counts,
-    metric: str = "uar",
+    metric: str | MetricSpec = "uar",
     *,
     confidence: float = CONFIDENCE,
     n_resamples: int = N_RESAMPLES,
@@ -79,19 +83,52 @@ def difference(
     ConfigError
         If the two are not on the same utterances and repeats.
     """
+    row = row_of(a, metric)
     _check_paired(a, b)
+    known = spreads([a, b], [row], resamples(len(a.speakers), n_resamples, seed))
+    known = [of_rows[row.name] for of_rows in known]
+    return _differences([a, b], known, row, [(0, 1)], confidence, n_permutations, seed)[0]
 
-    def of_weights(weights: np.ndarray) -> np.ndarray:
-        return np.round(score_resamples(a, metric, weights) - score_resamples(b, metric, weights), PLACES)
 
-    observed = float(of_weights(np.ones((1, len(a.speakers))))[0])
-    if observed == 0 and (sums_of(a, metric) == sums_of(b, metric)).all():
-        return Difference(0.0, 0.0, 0.0, 1.0)
-    lacking = b if b.losses is None else a
-    bounds = interval_of(of_weights, lacking, metric, confidence, n_resamples, seed)
-    p_value = _swap_test(a, b, metric, observed, n_permutations, seed)
-    is_untested = math.isnan(p_value) and not bounds.reason
-    return Difference(observed, bounds.low, bounds.high, p_value, NO_SWAP_TEST if is_untested else bounds.reason)
+def _differences(
+    entries: Sequence[Counts],
+    known: Sequence[Spread],
+    row: MetricSpec,
+    couples: Sequence[tuple[int, int]],
+    confidence: float,
+    n_permutations: int,
+    seed: int,
+) -> list[Difference]:
+    """Compare couples of entries, given by position, of which the spreads are known."""
+    gaps = [known[i].minus(known[j]) for i, j in couples]
+    are_equal = [
+        gap.observed == 0 and _are_equal(entries[i], entries[j], row) for gap, (i, j) in zip(gaps, couples, strict=True)
+    ]
+    found = [Difference(0.0, 0.0, 0.0, 1.0)] * len(couples)
+    unlike = [place for place, is_equal in enumerate(are_equal) if not is_equal]
+    observed = [gaps[place].observed for place in unlike]
+    p_values = _swap_tests(entries, row, [couples[place] for place in unlike], observed, n_permutations, seed)
+    untested = f"{row.name} has no swap test: it would compare the probabilities of two models with each other"
+    for place, p_value in zip(unlike, p_values, strict=True):
+        gap, (i, j) = gaps[place], couples[place]
+        lacking = entries[j] if math.isnan(known[j].observed) else entries[i]
+        of_gap = bounds(gap, lacking, row, confidence=confidence)
+        reason = of_gap.reason or (untested if math.isnan(p_value) else "")
+        found[place] = Difference(gap.observed, of_gap.low, of_gap.high, p_value, reason)
+    return found
+
+
+def _are_equal(a: Counts, b: Counts, row: MetricSpec) -> bool:
+    """Return whether all that a metric depends on is equal, whatever the order of the rows."""
+
+    def content(counts: Counts) -> np.ndarray:
+        if row.of != "predictions":
+            return sums_of(counts, row)[0]
+        of = counts.answers
+        rows = np.column_stack([of.repeat, of.fold, of.speaker, of.y_true, of.proba])
+        return rows[np.lexsort(rows.T)]
+
+    return np.array_equal(content(a), content(b))
 
 
 def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
@@ -141,6 +178,7 @@ def pairs(
     entries: Mapping[str, Counts],
     metric: str = "uar",
     *,
+    known: Sequence[Spread] | None = None,
     confidence: float = CONFIDENCE,
     n_resamples: int = N_RESAMPLES,
     n_permutations: int = N_RESAMPLES,
@@ -149,6 +187,7 @@ def pairs(
     """Compare every two entries of one corpus, feature set and protocol; p-values by Holm over all of them.
 
     More permutations are drawn where there are so many pairs that Holm's correction would leave nothing significant.
+    The spreads of the entries' scores are computed where they are not `known`.
 
     Returns
     -------
@@ -156,45 +195,68 @@ def pairs(
     """
     import pandas as pd
 
-    names = list(entries)
-    couples = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    names, counted = list(entries), list(entries.values())
+    row = row_of(counted[0], metric)
+    for other in counted[1:]:
+        _check_paired(counted[0], other)
+    if known is None:
+        drawn = resamples(len(counted[0].speakers), n_resamples, seed)
+        known = [of_rows[metric] for of_rows in spreads(counted, [row], drawn)]
+    couples = list(itertools.combinations(range(len(names)), 2))
     enough = max(n_permutations, math.ceil(2 * len(couples) / (1 - confidence)))
-    rows = []
-    for a, b in couples:
-        found = difference(
-            entries[a],
-            entries[b],
-            metric,
-            confidence=confidence,
-            n_resamples=n_resamples,
-            n_permutations=enough,
-            seed=seed,
-        )
-        sizes = {"n_speakers": len(entries[a].speakers), "n_utterances": entries[a].n_utterances}
-        bounds = {"difference": found.value, "low": found.low, "high": found.high, "p_value": found.p_value}
-        rows.append({"metric": metric, "entry_a": a, "entry_b": b, **bounds, **sizes, "reason": found.reason})
+    found = _differences(counted, known, row, couples, confidence, enough, seed)
+    rows = [
+        {
+            **{"metric": metric, "entry_a": names[i], "entry_b": names[j]},
+            **{"difference": gap.value, "low": gap.low, "high": gap.high, "p_value": gap.p_value},
+            **{"n_speakers": len(counted[i].speakers), "n_utterances": counted[i].n_utterances, "reason": gap.reason},
+        }
+        for (i, j), gap in zip(couples, found, strict=True)
+    ]
     frame = pd.DataFrame(rows, columns=[name for name in PAIRS if name not in (*BOARD, "p_holm")])
     frame.insert(frame.columns.get_loc("p_value") + 1, "p_holm", holm(frame["p_value"].to_numpy(dtype=float)))
     return frame
 
 
-def _swap_test(a: Counts, b: Counts, metric: str, observed: float, n_permutations: int, seed: int) -> float:
-    """Return the p-value of swapping two entries' predictions speaker by speaker."""
-    if math.isnan(observed) or metric == AUROC:
-        return math.nan
-    n = len(a.speakers)
+def _swap_tests(
+    entries: Sequence[Counts],
+    row: MetricSpec,
+    couples: Sequence[tuple[int, int]],
+    observed: Sequence[float],
+    n_permutations: int,
+    seed: int,
+) -> list[float]:
+    """Return for each couple the p-value of swapping two entries' predictions speaker by speaker.
+
+    All couples share the swaps, so what each entry gives away in them is added up once.
+    """
+    if row.of == "predictions" or not couples:
+        return [math.nan] * len(couples)
+    n = len(entries[0].speakers)
     is_exact = 2 ** (n - 1) <= n_permutations
+    pools = [pooling(sums_of(counts, row)[0]) for counts in entries]
+    whole = [pool(np.ones((1, n))) for pool in pools]
+    n_extreme, n_swaps = np.zeros(len(couples), int), 0
+    for swaps in _swaps(n, n_permutations, is_exact, seed):
+        given = [pool(swaps) for pool in pools]
+        for place, (i, j) in enumerate(couples):
+            mixed = whole[i] - given[i] + given[j]
+            rest = whole[i] + whole[j] - mixed
+            gaps = (score_sums(row, mixed)[0] - score_sums(row, rest)[0]).mean(axis=-1)
+            n_extreme[place] += (np.round(np.abs(gaps), PLACES) >= abs(observed[place])).sum()
+        n_swaps += len(swaps)
+    p_values = n_extreme / n_swaps if is_exact else (n_extreme + 1) / (n_swaps + 1)
+    return np.where(np.isnan(observed), np.nan, p_values).tolist()
+
+
+def _swaps(n_speakers: int, n_permutations: int, is_exact: bool, seed: int) -> Iterator[np.ndarray]:
+    """Yield which speakers are swapped, in blocks of shape (n, n_speakers); all there are if `is_exact`."""
     if is_exact:  # the last speaker stays: to swap everyone else instead only turns the sign
-        swaps = (np.arange(2 ** (n - 1))[:, None] >> np.arange(n)) & 1
-    else:
-        swaps = np.random.default_rng([seed, 1]).integers(0, 2, (n_permutations, n))
-    form, whole = form_of(a, metric), np.ones((1, n))
-    sums_a, sums_b = form.sums(a), form.sums(b)
-    mixed = pool(sums_a, 1 - swaps) + pool(sums_b, swaps)
-    rest = pool(sums_a, whole) + pool(sums_b, whole) - mixed
-    gaps = np.round(np.abs((form.score(mixed) - form.score(rest)).mean(axis=-1)), PLACES)
-    n_extreme = int((gaps >= abs(observed)).sum())
-    return n_extreme / len(swaps) if is_exact else (n_extreme + 1) / (len(swaps) + 1)
+        yield (np.arange(2 ** (n_speakers - 1))[:, None] >> np.arange(n_speakers)) & 1
+        return
+    rng = np.random.default_rng([seed, 1])
+    for size in blocks(n_permutations, n_speakers):
+        yield rng.integers(0, 2, (size, n_speakers))
 
 
 def _check_paired(a: Counts, b: Counts) -> None:

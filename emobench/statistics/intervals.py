@@ -1,10 +1,9 @@
 """How sure a score is: intervals, differences and groups of entries that cannot be told apart, over speakers.
 
 The unit is the speaker. A benchmark asks how a model does on people it has never heard, and clips of one person
-resemble each other: resampling clips instead makes an interval half as wide as it is. All figures here follow from
-what is summed once per entry, speaker and repeat (`Counts`): the confusion matrix, the losses of the probabilities, and
-for AUROC the pairs of utterances that each two speakers win. A score is defined on the pooled predictions of a repeat,
-then averaged over repeats, so the score of any resample of speakers is a matrix product.
+resemble each other: resampling clips instead makes an interval half as wide as it is. All figures here are of scores as
+a function of how often each speaker counts (`counts.Scorer`). A score is defined on the pooled predictions of a repeat,
+then averaged over repeats, so that of any resample of speakers follows from a matrix product.
 
 What an interval says: how the score would vary over other speakers, with the models as they were trained. Speakers
 of one fold share a trained model, so what another training part would change is not in it, nor is the spread over
@@ -16,33 +15,21 @@ Everything is deterministic: one seed gives one set of resamples, common to all 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from emobench.metrics import (
-    NO_PROBABILITIES,
-    get_metric,
-)
-from emobench.statistics.counts import (
-    AUROC,
-    RECALL,
-    Counts,
-    score_resamples,
-)
-
-if TYPE_CHECKING:
-    pass
+from emobench.metrics import MetricSpec
+from emobench.statistics.counts import Counts, Scorer, row_of, why_undefined
 
 CONFIDENCE = 0.95
 N_RESAMPLES = 9999
 MIN_SPEAKERS_OF_CLASS = 4
-CENTRED = frozenset({AUROC, "ece"})  # in [0, 1], with resamples that are biased; see `interval`
 PLACES = 12  # differences are rounded to it, so that what is equal in exact arithmetic is a tie
+
+BLOCK = 2**20  # cells of a matrix of weights that is held at a time: 8 MB
+MAX_LEFT_OUT = 1000  # speakers beyond are left out several at a time
 
 BOARD = ["corpus", "features", "protocol"]
 
@@ -56,9 +43,109 @@ class Interval:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Spread:
+    """A score, and how it varies with the speakers.
+
+    Attributes
+    ----------
+    observed : float
+        Of all speakers.
+    resamples : array of shape (n_resamples,)
+        Of speakers drawn with replacement.
+    left_out : array of shape (min(n_speakers, MAX_LEFT_OUT),)
+        Of all speakers but one; but one group of them where they are more than `MAX_LEFT_OUT`.
+    by_repeat : array of shape (n_repeats,)
+        Of all speakers; their mean is `observed`.
+    problem : str
+        What was wrong with the metric's functions.
+    """
+
+    observed: float
+    resamples: np.ndarray
+    left_out: np.ndarray
+    by_repeat: np.ndarray
+    problem: str = ""
+
+    def minus(self, other: Spread) -> Spread:
+        """Return the spread of the difference of two scores."""
+
+        def gap(name: str) -> np.ndarray:
+            return np.round(getattr(self, name) - getattr(other, name), PLACES)
+
+        gaps = map(gap, ("observed", "resamples", "left_out", "by_repeat"))
+        return Spread(*gaps, self.problem or other.problem)
+
+
+def spreads(
+    entries: Sequence[Counts], rows: Sequence[MetricSpec], drawn: Iterable[np.ndarray]
+) -> list[dict[str, Spread]]:
+    """Return how the scores of entries by some metrics vary with their speakers, who are the same for all entries.
+
+    Parameters
+    ----------
+    drawn : iterable of arrays of shape (n, n_speakers)
+        How often each speaker is in a resample: `resamples` or `by_draw`.
+
+    Returns
+    -------
+    list of dict of metric to Spread, one an entry
+    """
+    n, scorers = len(entries[0].speakers), [Scorer(counts, rows) for counts in entries]
+
+    def scores(weights: Iterable[np.ndarray]) -> np.ndarray:
+        """Return scores of shape (n_entries, n_rows, n)."""
+        return np.concatenate([[scorer(block).mean(axis=-1) for scorer in scorers] for block in weights], axis=-1)
+
+    of_all, resampled, left_out = (
+        [scorer(np.ones((1, n)))[:, 0] for scorer in scorers],
+        scores(drawn),
+        scores(_left_out(n)),
+    )
+    return [
+        {
+            row.name: Spread(
+                float(of_all[i][j].mean()), resampled[i, j], left_out[i, j], of_all[i][j], scorer.problems[row.name]
+            )
+            for j, row in enumerate(rows)
+        }
+        for i, scorer in enumerate(scorers)
+    ]
+
+
+def resamples(n_speakers: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Draw speakers with replacement: how often each is in a resample, in blocks of shape (n, n_speakers)."""
+    rng = np.random.default_rng([seed, 0])
+    for size in blocks(n_resamples, n_speakers):
+        yield rng.multinomial(n_speakers, np.full(n_speakers, 1 / n_speakers), size)
+
+
+def by_draw(rng: np.random.Generator, n_speakers: int, n_resamples: int) -> Iterator[np.ndarray]:
+    """Draw as `resamples` does, one speaker after the other: the same in law, other numbers."""
+    for size in blocks(n_resamples, n_speakers):
+        cells = rng.integers(0, n_speakers, (size, n_speakers)) + n_speakers * np.arange(size)[:, None]
+        yield np.bincount(cells.ravel(), minlength=size * n_speakers).reshape(size, n_speakers)
+
+
+def _left_out(n_speakers: int) -> Iterator[np.ndarray]:
+    """Yield weights of all speakers but one, or but one group where they are many."""
+    group = np.arange(n_speakers) * min(n_speakers, MAX_LEFT_OUT) // n_speakers
+    start = 0
+    for size in blocks(group[-1] + 1, n_speakers):
+        yield group != np.arange(start, start + size)[:, None]
+        start += size
+
+
+def blocks(n_rows: int, n_columns: int) -> Iterator[int]:
+    """Yield the numbers of rows of blocks that have about `BLOCK` cells each."""
+    most = max(1, BLOCK // n_columns)
+    for start in range(0, n_rows, most):
+        yield min(most, n_rows - start)
+
+
 def interval(
     counts: Counts,
-    metric: str = "uar",
+    metric: str | MetricSpec = "uar",
     *,
     confidence: float = CONFIDENCE,
     n_resamples: int = N_RESAMPLES,
@@ -90,7 +177,8 @@ def interval(
     Resamples of ECE lie above it, as a bin of fewer different speakers is less balanced, and BCa would take that for
     a bias of the score shown: 70 to 84 % of such intervals hold what the score is on average, and some not even the
     score itself. AUROC's lie above it too where a fold has few speakers, as one drawn twice is compared with
-    themselves (93 %). So the resamples of these two are centred on the score (`CENTRED`): 93 to 97 % and 95 %.
+    themselves (93 %). So the resamples of these two are centred on the score (`MetricSpec.is_centred`): 93 to 97 % and
+    95 %.
 
     Decided cases:
 
@@ -103,7 +191,7 @@ def interval(
       it, NaN (coverage falls to 89 % with three of 24, and is 93 % with four).
     - AUROC in a resample: a fold counts as often as its utterances were drawn; a fold of which nobody was drawn, or
       nobody with a class, is left out.
-    - A model without probabilities: NaN, as the score.
+    - A model without probabilities, a metric of predictions without an interval of its own: NaN.
 
     References
     ----------
@@ -111,99 +199,83 @@ def interval(
     the bootstrap, The American Statistician 69; Bisani and Ney (2004), Bootstrap estimates for confidence intervals in
     ASR performance evaluation, ICASSP (why the speaker is the unit).
     """
-    found = interval_of(
-        lambda weights: score_resamples(counts, metric, weights), counts, metric, confidence, n_resamples, seed
-    )
-    if metric not in CENTRED:
-        return found
-    return replace(found, low=float(np.clip(found.low, 0, 1)), high=float(np.clip(found.high, 0, 1)))
+    row = row_of(counts, metric)
+    [spread] = spreads([counts], [row], resamples(len(counts.speakers), n_resamples, seed))
+    return interval_of(spread[row.name], counts, row, confidence=confidence)
 
 
-def interval_of(
-    statistic: Callable[[np.ndarray], np.ndarray],
-    counts: Counts,
-    metric: str,
-    confidence: float,
-    n_resamples: int,
-    seed: int,
-) -> Interval:
-    """Return the interval of a function of the speakers' weights; see `interval`."""
-    n = len(counts.speakers)
-    observed = float(statistic(np.ones((1, n)))[0])
-    if math.isnan(observed):
-        return _none(_why_undefined(counts, metric))
+def interval_of(spread: Spread, counts: Counts, row: MetricSpec, *, confidence: float = CONFIDENCE) -> Interval:
+    """Return the interval of a score; see `interval`. Its bounds are clipped to the metric's range."""
+    found = bounds(spread, counts, row, confidence=confidence)
+    return Interval(*(float(np.clip(bound, *row.range)) for bound in (found.low, found.high)), found.reason)
+
+
+def bounds(spread: Spread, counts: Counts, row: MetricSpec, *, confidence: float = CONFIDENCE) -> Interval:
+    """Return the interval of a score or of a difference of two; see `interval`."""
+    n, observed = len(counts.speakers), spread.observed
+    if spread.problem or math.isnan(observed):
+        return nothing(spread.problem or why_undefined(counts, row))
     if 2.0 ** (1 - n) > 1 - confidence:
         enough = math.ceil(1 - math.log2(1 - confidence))
-        return _none(f"an interval at {confidence:.0%} takes at least {enough} speakers, there are {n}")
-    replicates = statistic(_resamples(n, n_resamples, seed))
-    defined = replicates[~np.isnan(replicates)]
-    fewest = int((counts.tables.sum(axis=3) > 0).all(axis=0).sum(axis=0)[_classes_of(counts, metric)].min())
-    if len(defined) < n_resamples and fewest < MIN_SPEAKERS_OF_CLASS:
-        return _none(
+        return nothing(f"an interval at {confidence:.0%} takes at least {enough} speakers, there are {n}")
+    if row.of == "predictions" and row.interval is None:
+        return nothing(f"{row.name} has no interval: it is not of sums over speakers, and names none of its own")
+    defined = spread.resamples[~np.isnan(spread.resamples)]
+    n_having = (counts.tables.sum(axis=3) > 0).all(axis=0).sum(axis=0)
+    fewest = int(n_having[slice(None) if row.codes is None else list(row.codes)].min())
+    if len(defined) < len(spread.resamples) and fewest < MIN_SPEAKERS_OF_CLASS:
+        return nothing(
             f"an interval takes at least {MIN_SPEAKERS_OF_CLASS} speakers of each class, one class has {fewest}"
         )
+    if not len(defined):
+        return nothing(f"{row.name} is not defined in any resample of the speakers")
     if np.ptp(defined) == 0:
         return Interval(observed, observed)
-    if metric in CENTRED:
+    if row.is_centred:
         defined = defined + (observed - defined.mean())
-    return _bca(statistic, n, defined, confidence)
+    return bca(observed, defined, [spread.left_out], level=widened(confidence, n - 1, n))
 
 
-def _bca(statistic: Callable[[np.ndarray], np.ndarray], n: int, replicates: np.ndarray, confidence: float) -> Interval:
+def widened(confidence: float, dof: int, n_speakers: int) -> float:
+    """Return the level at which percentiles are asked for, so that few speakers have the confidence; see `interval`."""
     from scipy import stats
 
-    def of_rows(rows: np.ndarray, axis: int = -1) -> np.ndarray:
-        """Score resamples given as speakers' indices, as SciPy's jackknife gives them."""
-        flat = rows.reshape(-1, rows.shape[-1])
-        cells = flat + n * np.arange(len(flat))[:, None]
-        weights = np.bincount(cells.ravel(), minlength=n * len(flat)).reshape(-1, n)
-        return statistic(weights).reshape(rows.shape[:-1])
+    student = stats.t.ppf((1 + confidence) / 2, dof) * math.sqrt(n_speakers / (n_speakers - 1))
+    return float(2 * stats.norm.cdf(student) - 1)
 
-    student = stats.t.ppf((1 + confidence) / 2, n - 1) * math.sqrt(n / (n - 1))
+
+def bca(observed: float, drawn: np.ndarray, left_out: Sequence[np.ndarray], *, level: float) -> Interval:
+    """Return the bias-corrected and accelerated interval, as `scipy.stats.bootstrap` does from the same resamples.
+
+    SciPy asks for the statistic of n lists of n - 1 speakers, which takes room and time with the square of n.
+
+    Parameters
+    ----------
+    observed : float
+    drawn : array of shape (n_resamples,)
+        The statistic of resamples.
+    left_out : sequence of arrays
+        For each group of speakers that is resampled by itself, the statistic without each of its members.
+
+    References
+    ----------
+    Efron and Tibshirani (1993), An introduction to the bootstrap, equations 14.10, 14.15 and 15.36.
+    """
+    from scipy.special import ndtr, ndtri
+
+    influences = [(len(one) - 1) * (one.mean() - one) for one in left_out]
+    skewness = sum((one**3).sum() / len(one) ** 3 for one in influences)
+    variance = sum((one**2).sum() / len(one) ** 2 for one in influences)
+    bias = ndtri(((drawn < observed).mean() + (drawn <= observed).mean()) / 2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = stats.bootstrap(
-            (np.arange(n),),
-            of_rows,
-            vectorized=True,
-            n_resamples=0,
-            bootstrap_result=SimpleNamespace(bootstrap_distribution=replicates),
-            confidence_level=2 * stats.norm.cdf(student) - 1,
-            method="BCa",
-        ).confidence_interval
-    if math.isnan(found.low) or math.isnan(found.high):
-        return _none("nearly every resample is on one side of the score, so that its bias cannot be corrected")
-    return Interval(float(found.low), float(found.high))
+        ends = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
+        levels = ndtr(bias + ends / (1 - skewness / (6 * variance**1.5) * ends))
+    if not np.isfinite(levels).all():
+        return nothing("nearly every resample is on one side of the score, so that its bias cannot be corrected")
+    low, high = np.quantile(drawn, levels)
+    return Interval(float(low), float(high))
 
 
-def _why_undefined(counts: Counts, metric: str) -> str:
-    is_needy = not metric.startswith(RECALL) and get_metric(metric).needs == "probabilities"
-    if is_needy and counts.losses is None:
-        return NO_PROBABILITIES
-    n_true = counts.tables.sum(axis=(1, 3)).min(axis=0)
-    where = ""
-    if metric == "auroc" and n_true.all():
-        n_true = np.min([contest.n_true.sum(axis=0) for contest in counts.contests], axis=0)
-        where = " in some fold"
-    if metric.startswith(RECALL):
-        return f"no test utterance of {metric.removeprefix(RECALL)}"
-    return f"no test utterance of {int((n_true == 0).sum())} of the {len(n_true)} declared classes{where}"
-
-
-def _classes_of(counts: Counts, metric: str) -> slice:
-    """Return the classes that a metric needs to be spoken."""
-    if not metric.startswith(RECALL):
-        return slice(None)
-    code = counts.classes.index(metric.removeprefix(RECALL))
-    return slice(code, code + 1)
-
-
-@lru_cache(maxsize=2)
-def _resamples(n_speakers: int, n_resamples: int, seed: int) -> np.ndarray:
-    """Draw speakers with replacement: how often each is in a resample, shape (n_resamples, n_speakers)."""
-    weights = np.random.default_rng([seed, 0]).multinomial(n_speakers, np.full(n_speakers, 1 / n_speakers), n_resamples)
-    weights.flags.writeable = False
-    return weights
-
-
-def _none(reason: str) -> Interval:
+def nothing(reason: str) -> Interval:
+    """Return an interval that is none."""
     return Interval(math.nan, math.nan, reason)
