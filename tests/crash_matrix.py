@@ -264,7 +264,7 @@ def _run_command(arguments: Sequence[str]) -> int:
 
     code: Any = 70
     try:
-        main.main(list(arguments))
+        main(list(arguments))
     except SystemExit as leaving:
         code = leaving.code
     for stream in (sys.stdout, sys.stderr):

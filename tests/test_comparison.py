@@ -568,7 +568,7 @@ def command(capsys, monkeypatch):
 
     def run(*arguments):
         with pytest.raises(SystemExit) as caught:
-            main.main(["compare", *map(str, arguments)])
+            main(["compare", *map(str, arguments)])
         return caught.value.code, *capsys.readouterr()
 
     return run

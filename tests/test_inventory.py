@@ -28,7 +28,7 @@ def emobench(capsys):
 
     def run(*arguments):
         with pytest.raises(SystemExit) as caught:
-            main.main(list(map(str, arguments)))
+            main(list(map(str, arguments)))
         return caught.value.code, *capsys.readouterr()
 
     return run

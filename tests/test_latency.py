@@ -423,7 +423,7 @@ def emobench(capsys, monkeypatch, tmp_path):
     def run(*arguments, machine):
         monkeypatch.setattr(latency, "start_probe", machine)
         with pytest.raises(SystemExit) as caught:
-            main.main(["latency", *map(str, arguments)])
+            main(["latency", *map(str, arguments)])
         return caught.value.code, *capsys.readouterr()
 
     return run

@@ -217,7 +217,7 @@ def test_config_without_premium_is_what_it_was_before_there_was_one():
 
 def emobench(*arguments):
     with pytest.raises(SystemExit) as caught:
-        main.main(list(map(str, arguments)))
+        main(list(map(str, arguments)))
     return caught.value.code
 
 
