@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "compare": "emobench.comparison.verdicts",
     "load": "emobench.prediction.predictor",
-    "load_results": "emobench.results.tables",
+    "load_results": "emobench.results.run",
     "predict": "emobench.prediction.predictor",
     "run": "emobench.running.runner",
 }
@@ -29,3 +29,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'emobench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Offer the public names to completion before they are imported."""
+    return sorted({*globals(), *__all__})
