@@ -712,6 +712,15 @@ def test_odd_names_are_spelled_out_on_a_terminal(emobench, tmp_path):
     assert (code, "\x1b" in err, "\\x1b[31mred\\r.yaml" in err) == (2, False, True)
 
 
+@pytest.mark.parametrize("command", [["plan"], ["run", "--dry-run"]], ids=" ".join)
+def test_odd_name_of_a_config_is_spelled_out_in_a_plan(emobench, config, command):
+    """N44."""
+    odd = config.rename(config.with_name("ev\x1b[31mil.yaml"))
+    code, out, err = emobench(*command, odd, "-v")
+    assert (code, "\x1b" in out + err) == (0, False)
+    assert "ev\\x1b[31mil" in out
+
+
 def test_main_without_arguments_reads_those_of_the_process(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["emobench", "--version"])
     with contextlib.suppress(SystemExit):

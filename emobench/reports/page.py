@@ -289,7 +289,8 @@ def _premiums(premium: pd.DataFrame | None) -> list[dict[str, Any]]:
         headings = ["entry", "speakers shared", "speakers unheard", "premium", "95 % interval", "p (Holm)"]
         whole = part.dropna(subset=["shared", "unheard"])
         drawn = Markup(figures.premium(whole)) if len(whole) else ""
-        found.append({"key": key, "table": Table(headings, rows), "figure": drawn})
+        title = "{} · {} · {} against {}".format(*key)
+        found.append({"title": title, "table": Table(headings, rows), "figure": drawn})
     return found
 
 
@@ -312,13 +313,14 @@ def _latencies(latency: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _all_latencies(latency: pd.DataFrame) -> Table:
     headings = ["entry", "stage", "clips at once", "p50 (ms)", "p95 (ms)", "p99 (ms)", "clips/s", "memory (MB)", ""]
+    keys = timing.KEYS if len(latency.drop_duplicates(timing.KEYS[:2])) > 1 else ["entry"]
     rows = [
         [
-            " · ".join([row["corpus"], row["features"], row["entry"]]),
+            " · ".join(row[name] for name in keys),
             timing.STAGES.get(row["stage"], row["stage"]),
             str(row["batch"]),
             *(_latency(row, f"p{q}_ms") for q in (50, 95, 99)),
-            figure(row.get("throughput_per_s", math.nan), 0),
+            figure(math.nan if row["stage"] == timing.COLD_START else row.get("throughput_per_s", math.nan), 0),
             figure(row.get("peak_memory_bytes", math.nan) / 1e6, 0),
             "noisy" if str(row.get("is_noisy")) == "True" else "",
         ]
