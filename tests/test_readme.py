@@ -176,6 +176,19 @@ def test_configs_of_a_page_are_valid(page):
         assert remarks == ()
 
 
+def test_runs_of_ones_own_are_ignored_by_git_and_committed_ones_are_not():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    own = ["results/quick-1a2b3c4d/leaderboard.csv", "results/.journal/x.json", "results/ravdess/all-1/predictions.csv"]
+    committed = [
+        "results/README.md",
+        "results/ravdess/all-1/leaderboard.csv",
+        "results/baseline/ci-1/predictions.parquet",
+    ]
+    command = ["git", "check-ignore", "--no-index", *own, *committed]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.split() == own
+
+
 @pytest.mark.slow
 def test_commands_of_the_readme_work_as_printed(tmp_path):
     """From the first recording to the CI gate and Python; what installs is left out."""

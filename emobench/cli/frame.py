@@ -29,7 +29,7 @@ app = typer.Typer(
 
 def _n_jobs(number: int) -> int:
     if number < -1 or number == 0:
-        raise ConfigError(f"--n-jobs must be at least 1, or -1 for every core. Got {number}. Change it.")
+        raise ConfigError(f"--n-jobs must be at least 1, or -1 for every core. Got {number}.")
     return number
 
 

@@ -51,7 +51,7 @@ def compare(
     told from noise passes. In GitHub Actions it also annotates the build and writes the job summary.
     """
     if markdown and manner.as_json:
-        raise ConfigError("--json and --markdown must not be given together. Leave one out.")
+        raise ConfigError("--json and --markdown cannot be given together.")
     from emobench.comparison import verdicts
 
     try:
@@ -82,9 +82,9 @@ def _tolerances(given: list[str]) -> dict[str, str]:
     for text in given:
         metric, colon, tolerance = text.rpartition(":")
         if not colon or not metric:
-            raise ConfigError(f"--fail must be METRIC:TOLERANCE. Got {text!r}. Write it as uar:0.02 or fit_s:25%.")
+            raise ConfigError(f"--fail takes METRIC:TOLERANCE, such as uar:0.02 or fit_s:25%. Got {text!r}.")
         if metric in found:
-            raise ConfigError(f"--fail must name a metric once. Got {metric!r} twice. Leave one out.")
+            raise ConfigError(f"--fail names {metric!r} twice.")
         found[metric] = tolerance
     return found
 
