@@ -1,8 +1,9 @@
-# make run    compare the models (installs what it needs into .venv first)
+# make run    install into .venv, then compare the models
 # make test   run the tests, except the slow ones
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 OUTPUT ?= results
 # A folder that holds ravdess/; a copy packed as FLAC brings a script that unpacks it.
 DATA ?= $(or $(EMOBENCH_DATA),../shared/data)
@@ -11,21 +12,28 @@ WAV := build/data
 # Python must be allowed to keep its compiled modules: TensorFlow starts three times slower without.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test test-slow test-real lint format bench results gate gate-run baseline clean
+.PHONY: help run test test-slow test-real lint format bench results picture gate gate-run baseline clean
 
 help:
-	@echo "make run        compare the models of configs/all.yaml, write $(OUTPUT)/"
+	@echo "make run        install, show a first result, then the full comparison; writes $(OUTPUT)/"
 	@echo "make test       run the tests, except the slow ones"
 	@echo "make test-slow  run the slow tests"
 	@echo "make test-real  run the tests on real recordings (DATA=folder that holds ravdess/)"
-	@echo "make lint       check style; make format mends it"
-	@echo "make bench      print speeds as ratios to what one would write by hand"
+	@echo "make lint       check style; make format fixes it"
+	@echo "make bench      print how much faster this is than code written by hand"
 	@echo "make gate       run configs/ci.yaml and compare it with results/baseline: fails if quality went down"
-	@echo "make baseline   make results/baseline anew, after a change that is meant to change quality"
-	@echo "make results    make the committed leaderboards again (DATA=folder that holds ravdess/)"
+	@echo "make baseline   replace results/baseline, after a change that is meant to change quality"
+	@echo "make results    rebuild the committed leaderboards (DATA=folder that holds ravdess/)"
+	@echo "make picture    redraw docs/leaderboard.svg from the committed leaderboards"
 
 run: $(VENV)/.installed
-	$(BIN)/emobench run configs/all.yaml --output $(OUTPUT)
+	@echo
+	@echo "1 of 2: a first result in about half a minute (emobench run configs/quick.yaml)"
+	@$(BIN)/emobench run configs/quick.yaml --output $(OUTPUT)
+	@echo
+	@echo "2 of 2: the full comparison, about five minutes (emobench run configs/all.yaml)"
+	@echo "Ctrl-C stops it; make run continues it."
+	@$(BIN)/emobench run configs/all.yaml --output $(OUTPUT)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
@@ -50,9 +58,13 @@ bench: $(VENV)/.installed-test
 results: $(VENV)/.installed
 	if [ -f $(DATA)/unpack_ravdess.py ]; then $(BIN)/python $(DATA)/unpack_ravdess.py $(WAV)/ravdess; \
 	else mkdir -p $(WAV) && ln -sfn "$$(realpath $(DATA)/ravdess)" $(WAV)/ravdess; fi
-	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/all.yaml --output $(OUTPUT)
-	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/ravdess-5.yaml --output $(OUTPUT)
-	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/ravdess-8.yaml --output $(OUTPUT)
+	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/all.yaml --output results/ravdess
+	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/ravdess-5.yaml --output results/ravdess
+	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/ravdess-8.yaml --output results/ravdess
+	$(MAKE) picture
+
+picture: $(VENV)/.installed
+	$(BIN)/python docs/picture.py
 
 # Afresh: what an earlier state of the code has finished or extracted must not pass for this one's.
 gate-run: $(VENV)/.installed
@@ -75,13 +87,15 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@echo "Installing emobench into $(VENV). Its libraries are large: this takes a few minutes."
+	@$(PIP) --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	@echo "Installing what the tests need into $(VENV)"
+	@$(PIP) --quiet --constraint constraints.txt --editable ".[test]"
 	@touch $@
 
 $(VENV)/.installed-lint: $(VENV)/.python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt ruff
+	@$(PIP) --quiet --constraint constraints.txt ruff
 	@touch $@

@@ -29,3 +29,8 @@ def __getattr__(name: str) -> Any:
 
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'emobench' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Offer the public names to completion before they are imported."""
+    return sorted({*globals(), *__all__})

@@ -13,13 +13,16 @@ import pytest
 from conftest import write_corpus
 from filelock import FileLock
 
+import emobench as emobench_package
 from emobench import __version__
 from emobench.cli.commands import registries
+from emobench.cli.console import ConsoleReporter, print_table
 from emobench.cli.main import main
+from emobench.corpora.synthetic.design import plan
 
 EMOBENCH = [sys.executable, "-m", "emobench"]
 HEAVY = ("keras", "librosa", "numpy", "optuna", "pandas", "pyarrow", "scipy", "sklearn", "tensorflow", "xgboost")
-GROUPS = {"data": ["list", "verify", "make", "fetch"], "store": ["ls", "verify", "gc"]}
+GROUPS = {"data": ["list", "verify", "make", "sample", "fetch"], "store": ["ls", "verify", "gc"]}
 COMMANDS = [
     *("run", "plan", "premium", "compare", "report", "predict", "export", "inspect", "latency", "list", "features"),
     *GROUPS,
@@ -130,6 +133,103 @@ def test_group_without_a_command_shows_help_and_ends_with_2(emobench, command):
     assert err.startswith("Usage: emobench")
 
 
+@pytest.mark.parametrize("group", ["", *GROUPS])
+def test_no_summary_of_a_command_is_cut_at_80_columns(emobench, monkeypatch, group):
+    monkeypatch.setenv("COLUMNS", "80")
+    listed = emobench(*group.split(), "--help")[1].partition("Commands:\n")[2]
+    assert len(listed.splitlines()) == len(GROUPS.get(group, COMMANDS)) - (
+        0 if group else sum(map(len, GROUPS.values()))
+    )
+    assert "..." not in listed
+    assert all(line.endswith(".") for line in listed.splitlines())
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+HEADINGS = ["rank", "group", "entry", "UAR", "95 % interval", "WAR", "macro F1", "worst speaker", "fit (s)"]
+ROW = ["1", "1", "xgboost-tuned", "0.502", "0.458–0.547", "0.512", "0.497", "0.275", "2.11"]
+
+
+def printed(capsys, **options):
+    first = ("entry", "UAR", "95 % interval", "rank", "group")
+    print_table(HEADINGS, [ROW, ROW], first=first, names=("entry",), whole="See leaderboard.csv.", **options)
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [44, 60, 80, 100, 200])
+def test_table_leaves_columns_out_rather_than_cut_them(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    out = printed(capsys)
+    assert "…" not in out
+    assert all(len(line) <= width for line in out.splitlines())
+    for kept in (0, 2, 3, 4):
+        assert out.count(ROW[kept]) >= 2
+    words = " ".join(out.split())
+    left_out = words.partition("Columns left out: ")[2].removesuffix(". See leaderboard.csv.").split(", ")
+    shown = [heading for heading in HEADINGS if heading in out.splitlines()[1]]
+    assert sorted([*shown, *filter(None, left_out)]) == sorted(HEADINGS)
+    assert (left_out == [""]) == (width == 200 or width == 100)
+
+
+def test_table_into_a_file_has_every_column(capsys, monkeypatch):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    out = printed(capsys, title="one " * 30)
+    assert "left out" not in out
+    assert all(text in out for text in (*HEADINGS, *ROW))
+
+
+def test_table_breaks_a_name_that_is_longer_than_the_terminal(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    print_table(["entry", "UAR"], [["x" * 50, "0.5"]], first=("entry", "UAR"), names=("entry",))
+    out = capsys.readouterr().out
+    assert out.count("x") == 50
+    assert "0.5" in out
+
+
+def test_run_at_80_columns_shows_every_score_and_says_what_to_do_next(emobench, with_store, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.chdir(with_store)
+    code, out, err = emobench("run", "tiny.yaml")
+    assert (code, "…" in out) == (0, False)
+    assert all(len(line) <= 80 for line in out.splitlines())
+    [folder] = (with_store / "results").glob("*-*")
+    name = folder.relative_to(with_store)
+    assert err.endswith(f"Next: open {name}/report.html\n      emobench predict FILE... --model {name}\n")
+
+
+def test_a_warning_is_printed_once_however_often_it_is_given(capsys):
+    reporter = ConsoleReporter()
+    reporter.warn("the same")
+    reporter.warn("the same")
+    assert capsys.readouterr().err == "warning: the same\n"
+
+
+def test_sample_writes_recordings_that_the_synthetic_corpus_does_not_have(emobench, tmp_path):
+    code, out, err = emobench("data", "sample", tmp_path / "sample")
+    assert (code, out, err) == (0, f"Wrote 30 recordings and {tmp_path}/sample/manifest.csv\n", "")
+    before = tree(tmp_path / "sample")
+    found = json.loads(emobench("data", "verify", "manifest", "--path", tmp_path / "sample/manifest.csv", "--json")[1])
+    assert (found["recordings"], found["speakers"], found["bad"]) == (30, 6, [])
+    speakers = {path.name.removeprefix("speaker-") for path in (tmp_path / "sample").glob("speaker-*")}
+    assert not speakers & {clip.speaker for clip in plan()}
+    assert json.loads(emobench("data", "sample", tmp_path / "sample", "--json")[1])["recordings"] == 30
+    assert tree(tmp_path / "sample").keys() == before.keys()
+
+
+def test_sample_leaves_a_folder_of_other_files_alone(emobench, tmp_path):
+    (tmp_path / "mine.txt").touch()
+    before = tree(tmp_path)
+    code, out, err = emobench("data", "sample", tmp_path)
+    assert (code, out, err) == (2, "", f"error: {tmp_path} is not empty. Name a new folder.\n")
+    assert tree(tmp_path) == before
+
+
+def test_import_offers_the_public_names_to_completion():
+    assert {"compare", "load", "load_results", "predict", "run"} <= set(dir(emobench_package))
+    assert all(callable(getattr(emobench_package, name)) for name in emobench_package.__all__)
+    assert (Path(emobench_package.__file__).parent / "py.typed").is_file()
+
+
 def test_version_is_printed(emobench):
     assert emobench("--version") == (0, f"emobench {__version__}\n", "")
     assert json.loads(emobench("--version", "--json")[1]) == {"version": __version__}
@@ -184,7 +284,7 @@ def test_wrong_usage_ends_with_2_and_one_message(emobench, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     code, out, err = emobench(*arguments)
     assert (code, out) == (2, "")
-    assert err.startswith("emobench: ")
+    assert err.startswith("error: ")
     assert says in err
     code, out, _ = emobench("--json", *arguments)
     assert (code, json.loads(out)["exit_code"], says in json.loads(out)["message"]) == (2, 2, True)
@@ -196,7 +296,7 @@ def test_bad_config_ends_with_2_and_every_fault(emobench, tmp_path, command):
     path.write_text("corpora: [ravdes]\nmodels:\n- {name: cnn, params: {learning_rate: '1e-3'}}\nseed: no\n")
     code, out, err = emobench(*command, path)
     assert (code, out, len(err.splitlines())) == (2, "", 3)
-    assert err.startswith("emobench: bad.yaml: corpora[0].name (line 1): Unknown corpus 'ravdes'.")
+    assert err.startswith("error: bad.yaml: corpora[0].name (line 1): Unknown corpus 'ravdes'.")
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])
@@ -210,7 +310,7 @@ def test_only_must_name_an_entry(emobench, config, command):
 def test_debug_shows_the_traceback_on_stderr(emobench, as_json):
     code, out, err = emobench("run", "none.yaml", "--debug", *["--json"] * as_json)
     assert (code, "Traceback (most recent call last)" in err) == (2, True)
-    assert err.splitlines()[-1].startswith("emobench: none.yaml: must be")
+    assert err.splitlines()[-1].startswith("error: none.yaml: must be")
     assert (json.loads(out)["error"] if as_json else out) == ("ConfigError" if as_json else "")
 
 
@@ -221,7 +321,7 @@ def test_bug_is_the_only_1_and_says_so(emobench, monkeypatch):
     monkeypatch.setattr(registries, "print_columns", fail)
     code, out, err = emobench("list", "metrics")
     assert (code, out, len(err.splitlines())) == (1, "", 1)
-    assert "internal error, a bug of emobench: KeyError: 'whatever'" in err
+    assert "internal error, a bug in emobench: KeyError: 'whatever'" in err
     assert "Traceback" in emobench("list", "metrics", "--debug")[2]
 
 
@@ -544,7 +644,7 @@ def test_signal_stops_a_run_with_its_code_and_the_command_to_continue(tmp_path, 
             process.kill()
     assert (process.returncode, out) == (code, ""), err
     assert "Traceback" not in err, err
-    assert err.splitlines()[-1].startswith("emobench: stopped. What is finished is kept; to continue: emobench run ")
+    assert err.splitlines()[-1].startswith("Stopped. Finished work is kept. To continue: emobench run ")
     assert not list(tmp_path.rglob("*.part"))
     assert not list(tmp_path.rglob(".holder"))
 
@@ -618,6 +718,15 @@ def test_run_works_without_an_environment(finished, environment):
 def test_odd_names_are_spelled_out_on_a_terminal(emobench, tmp_path):
     code, _, err = emobench("run", tmp_path / "\x1b[31mred\r.yaml")
     assert (code, "\x1b" in err, "\\x1b[31mred\\r.yaml" in err) == (2, False, True)
+
+
+@pytest.mark.parametrize("command", [["plan"], ["run", "--dry-run"]], ids=" ".join)
+def test_odd_name_of_a_config_is_spelled_out_in_a_plan(emobench, config, command):
+    """N44."""
+    odd = config.rename(config.with_name("ev\x1b[31mil.yaml"))
+    code, out, err = emobench(*command, odd, "-v")
+    assert (code, "\x1b" in out + err) == (0, False)
+    assert "ev\\x1b[31mil" in out
 
 
 def test_main_without_arguments_reads_those_of_the_process(monkeypatch, capsys):

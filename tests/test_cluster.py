@@ -203,7 +203,7 @@ def test_local_cluster_is_stopped_by_ctrl_c_and_leaves_nobody(bench, tmp_path): 
     os.killpg(process.pid, signal.SIGINT)
     code, _, err = finish(process)
     assert code == 130, err
-    assert err.splitlines()[-1].startswith("emobench: stopped. What is finished is kept; to continue: emobench run ")
+    assert err.splitlines()[-1].startswith("Stopped. Finished work is kept. To continue: emobench run ")
     assert left(children) == []
     assert not list((tmp_path / "tmp").iterdir())
 

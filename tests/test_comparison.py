@@ -32,7 +32,7 @@ from emobench.comparison.verdicts import (
 from emobench.errors import ConfigError, DataError
 from emobench.files import write_json
 from emobench.results.run import RUN_SCHEMA, Results
-from emobench.results.tables import LEADERBOARD, PREDICTIONS, write_csv, write_table
+from emobench.results.tables import LEADERBOARD, PREDICTIONS, in_markdown, write_csv, write_table
 from emobench.statistics.counts import count_entries, score
 from emobench.statistics.differences import Difference
 from emobench.statistics.intervals import interval
@@ -678,6 +678,23 @@ def test_names_cannot_break_a_table(svm):
     wicked = svm.assign(entry="a|b<script>\n::error::")
     markdown = compare(results_of(wicked), results_of(wicked)).to_markdown()
     assert "a\\|b&lt;script> ::error::" in markdown
+
+
+@pytest.mark.parametrize(
+    "name, shown",
+    [
+        ("a`[x](javascript:1)", r"a\`\[x\](javascript:1)"),
+        ("![x](http://x)", r"!\[x\](http://x)"),
+        ("@name", "@\u200bname"),
+        ("a\rb\x1b[31m", r"a\rb\x1b\[31m"),
+        ("*a* ~b~ _c_", r"\*a\* \~b\~ \_c\_"),
+        ("mfcc40_stats", "mfcc40_stats"),
+    ],
+    ids=["link", "image", "mention", "control", "emphasis", "plain"],
+)
+def test_names_are_shown_as_text_in_markdown(name, shown):
+    """N43."""
+    assert in_markdown(name) == shown
 
 
 # --- real runs --------------------------------------------------------------------------------------------------------

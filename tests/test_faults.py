@@ -277,7 +277,7 @@ def test_signal_ends_a_run_its_workers_and_its_files_and_keeps_what_is_finished(
     begun = time.monotonic()
     result, _, err = finish(process)
     assert (result, time.monotonic() - begun < 20) == (code, True)
-    assert err.splitlines()[-1].startswith("emobench: stopped. What is finished is kept; to continue: emobench run ")
+    assert err.splitlines()[-1].startswith("Stopped. Finished work is kept. To continue: emobench run ")
     assert len(workers) >= 2
     assert left(workers) == []
     assert not list(tmp_path.rglob("*.part"))

@@ -186,7 +186,7 @@ def test_verify_ends_with_5_where_a_shard_cannot_be_moved(emobench, store, monke
     code, out, err = emobench("store", "verify", "--json")
     assert code == 5
     assert len(json.loads(out)["unmended"]) == 1
-    assert "Every damaged shard must be moved away. 1 could not be:" in err
+    assert "1 damaged shards could not be moved to quarantine:" in err
 
 
 def test_verify_leaves_a_key_alone_that_another_process_holds(emobench, store):

@@ -466,7 +466,7 @@ def test_latency_of_a_bundle_that_crashes_says_so_and_shows_the_others(tmp_path,
     save(tmp_path / "bad", entry="bad")
     code, out, err = emobench("good", "bad", "--rounds", 4, machine=FakeMachine({"good": 1, "bad": "signal 9"}))
     assert code == 4
-    assert "bad does not: signal 9" in err
+    assert "bad gave no answer: signal 9" in err
     assert "good" in out
     code, out, _ = emobench("bad", "--json", machine=FakeMachine({"bad": "signal 9"}))
     assert code == 2

@@ -73,7 +73,7 @@ def complaint(done):
     """Return the one message of a command that failed with exit code 5."""
     assert done.code == 5, done
     assert "Traceback" not in done.err
-    [message] = [line for line in done.err.splitlines() if line.startswith("emobench: ")]
+    [message] = [line for line in done.err.splitlines() if line.startswith("error: ")]
     return message
 
 
@@ -126,7 +126,7 @@ def inject_all(bench, calm, folder, faults):
             continue
         left = settled(place)
         done_again = bench.run(place)
-        message = [line for line in done.err.splitlines() if line.startswith("emobench: ")]
+        message = [line for line in done.err.splitlines() if line.startswith("error: ")]
         checks = {
             f"exit code {done.code}": done.code == 5,
             f"message {message}": len(message) == 1 and str(place) in message[0] and ADVICE[error] in message[0],

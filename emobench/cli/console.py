@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emobench.reporter import Reporter
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Console
     from rich.table import Table
 
     from emobench.running.planning import Plan
     from emobench.running.runner import Outcome
 
+
+# What a terminal shows of a leaderboard, the most important column first.
+LEADERBOARD = ("entry", "UAR", "95 % interval", "rank", "failed", "group", "worst speaker", "p50 (ms)", "macro F1")
+N_KEPT = 4  # columns of a table that never give way
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -28,19 +34,28 @@ def printable(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def warn(text: str) -> None:
+    """Print a warning on stderr."""
+    with contextlib.suppress(OSError):  # nobody is left who could be told
+        print(f"warning: {printable(text)}", file=sys.stderr, flush=True)
+
+
 class ConsoleReporter(Reporter):
     """Reporter that writes to stderr: a live bar on a terminal, a line for each step elsewhere."""
 
     def __init__(self, *, quiet: bool = False):
         self.quiet = quiet
+        self.warned: set[str] = set()
 
     def say(self, text: str) -> None:
         if not self.quiet:
             print(printable(text), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
-        if not self.quiet:
-            print(f"note: {printable(text)}", file=sys.stderr, flush=True)
+        """Print a warning, unless it has been printed before."""
+        if not self.quiet and text not in self.warned:
+            warn(text)
+        self.warned.add(text)
 
     @contextlib.contextmanager
     def track(self, title: str, total: int) -> Iterator[Callable[..., None]]:
@@ -63,25 +78,26 @@ class ConsoleReporter(Reporter):
                 done = n_done / max(total, 1) if share is None else share
                 bar.update(task, completed=done, n_done=n_done, note=note)
 
-            yield advance
 
+def print_outcome(outcome: Outcome, *, reporter: ConsoleReporter) -> None:
+    """Print the leaderboard on stdout; on stderr what to do next. Remarks were told before."""
+    from emobench.reports import leaderboard
 
-def print_outcome(outcome: Outcome, *, quiet: bool = False) -> None:
-    """Print the leaderboard on stdout, then where everything is on stderr; remarks were told before."""
-    console = _console()
     for (corpus, features, protocol), part in outcome.leaderboard.groupby(
         ["corpus", "features", "protocol"], sort=False
     ):
-        first = part.iloc[0]
-        waives = first["waives"]
+        waives = part.iloc[0]["waives"]
         note = f"shares {waives.replace('+', ', ')}: NOT for new speakers" if waives else "unheard speakers"
-        console.print(_table(printable(f"{corpus} · {features} · {protocol} ({note})"), part))
-    if not quiet:
-        print(
-            f"{outcome.n_computed} jobs computed, {outcome.n_reused} reused, {outcome.n_failed} failed. "
-            f"Everything is in {outcome.folder}; read report.html",
-            file=sys.stderr,
-        )
+        title = f"{corpus} · {features} · {protocol} ({note})"
+        headings, rows = leaderboard.table(part)
+        print_table(headings, rows, title=title, first=LEADERBOARD, names=("entry",), whole="See leaderboard.csv.")
+    reporter.say(f"{outcome.n_computed} jobs computed, {outcome.n_reused} reused, {outcome.n_failed} failed.")
+    folder = outcome.folder
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    reporter.say(f"Next: open {folder / 'report.html'}")
+    if (folder / "models").is_dir():
+        reporter.say(f"      emobench predict FILE... --model {shlex.quote(str(folder))}")
 
 
 def print_plan(plan: Plan, *, verbose: bool = False, quiet: bool = False) -> None:
@@ -90,42 +106,88 @@ def print_plan(plan: Plan, *, verbose: bool = False, quiet: bool = False) -> Non
 
     left = [job for job in plan.jobs if job.key not in plan.finished]
     n_left = len(left)
-    print(f"run       {plan.run}")
+    print(f"run       {printable(plan.run)}")
     print(f"jobs      {count_jobs(left)} to run, {len(plan.jobs) - n_left} finished before")
     print(f"features  {plan.n_to_extract} clips to extract")
     print(f"estimate  about {_duration(plan.estimate_s)}{_needs(plan) if n_left or plan.n_to_extract else ''}")
     if verbose:
         for job in plan.jobs:
-            print(f"  {'done' if job.key in plan.finished else 'todo'}  {job.title}")
+            print(printable(f"  {'done' if job.key in plan.finished else 'todo'}  {job.title}"))
     else:
         groups = Counter(
             (job.entry, job.corpus, job.features, job.protocol or "everything, for the bundle") for job in plan.jobs
         )
         for group, count in groups.items():
-            print(f"  {count:4d} × {' · '.join(group)}")
+            print(printable(f"  {count:4d} × {' · '.join(group)}"))
     for remark in () if quiet else plan.remarks:
-        print(f"note: {printable(remark)}", file=sys.stderr)
+        warn(remark)
 
 
-def _table(title: str, part: pd.DataFrame) -> Table:
+def print_table(
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    first: Sequence[str],
+    title: str = "",
+    names: Sequence[str] = (),
+    styles: Sequence[str | None] = (),
+    whole: str = "",
+) -> None:
+    """Print a table on stdout; columns that do not fit into the terminal are left out and named below.
+
+    Parameters
+    ----------
+    first : sequence of str
+        Headings, the most important one first: these columns are the last to be left out, and the first four of them
+        never are.
+    names : sequence of str
+        Columns that hold text, on the left.
+    styles : sequence of str, optional
+        Of each row.
+    whole : str, optional
+        A sentence that says where the other columns are.
+    """
     from rich import box
+    from rich.measure import Measurement
     from rich.table import Table
 
-    from emobench.reports import leaderboard
+    console = _console()
+    wanted = [*(heading for heading in first if heading in headings), *(h for h in headings if h not in first)]
 
-    headings, rows = leaderboard.table(part)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for heading in headings:
-        table.add_column(heading, justify="left" if heading == "entry" else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
+    def build(columns: Sequence[str]) -> Table:
+        table = Table(
+            title=printable(title) or None,
+            title_justify="left",
+            box=box.SIMPLE_HEAD,
+            pad_edge=False,
+            collapse_padding=True,
+        )
+        shown = [number for number, heading in enumerate(headings) if heading in columns]
+        for number in shown:
+            is_name = headings[number] in names
+            justify = "left" if is_name else "right"
+            table.add_column(headings[number], justify=justify, no_wrap=not is_name, overflow="fold")
+        for row, style in zip(rows, styles or [None] * len(rows), strict=True):
+            table.add_row(*(printable(row[number]) for number in shown), style=style)
+        return table
+
+    chosen = wanted[:N_KEPT]
+    for heading in wanted[N_KEPT:]:
+        table = build([*chosen, heading])
+        table.title = None  # it may wrap
+        if Measurement.get(console, console.options.update(max_width=10_000), table).maximum > console.width:
+            break
+        chosen.append(heading)
+    console.print(build(chosen))
+    if left_out := [heading for heading in headings if heading not in chosen]:
+        console.print(f"Columns left out: {', '.join(left_out)}. {whole}".rstrip())
 
 
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 120)
+    is_limited = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(markup=False, highlight=False, width=None if is_limited else 1000)
 
 
 def _needs(plan: Plan) -> str:

@@ -19,7 +19,7 @@ from emobench.errors import ConfigError
 
 app = typer.Typer(
     name="emobench",
-    help="Compare models for speech emotion recognition, honestly: on speakers that they have never heard.",
+    help="Compare models for speech emotion recognition, honestly: on speakers they have never heard.",
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -29,15 +29,15 @@ app = typer.Typer(
 
 def _n_jobs(number: int) -> int:
     if number < -1 or number == 0:
-        raise ConfigError(f"--n-jobs must be at least 1, or -1 for every core. Got {number}. Change it.")
+        raise ConfigError(f"--n-jobs must be at least 1, or -1 for every core. Got {number}.")
     return number
 
 
-Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, as configs/all.yaml.")]
-Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder of all runs.")]
+Config = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML file, such as configs/all.yaml.")]
+Output = Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for all runs.")]
 Jobs = Annotated[
     int,
-    typer.Option("--n-jobs", "-j", metavar="N", help="Worker processes; -1 for every core.", callback=_n_jobs),
+    typer.Option("--n-jobs", "-j", metavar="N", help="Worker processes; -1: one per core.", callback=_n_jobs),
 ]
 Only = Annotated[list[str], typer.Option("--only", metavar="ENTRY", help="Only this entry; may be repeated.")]
 Dask = Annotated[
@@ -45,7 +45,7 @@ Dask = Annotated[
     typer.Option(
         "--dask",
         metavar="ADDRESS",
-        help="Work on a Dask cluster: tcp://HOST:PORT, a scheduler file, or local:N for N processes here.",
+        help="Run on a Dask cluster: tcp://HOST:PORT, a scheduler file, or local:N for N processes here.",
     ),
 ]
 
@@ -55,8 +55,8 @@ class Manner:
     """How a command speaks: the options that every command takes, before its name or after."""
 
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but results and errors.")] = False
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Say every remark in full.")] = False
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print every warning in full.")] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
 
     def __or__(self, other: Manner | None) -> Manner:
@@ -131,5 +131,6 @@ def one_line(text: str) -> str:
 
 
 def complain(message: str) -> None:
+    """Print an error on stderr."""
     with contextlib.suppress(OSError):  # nobody is left who could be told
-        print(f"emobench: {printable(message)}", file=sys.stderr)
+        print(f"error: {printable(message)}", file=sys.stderr)

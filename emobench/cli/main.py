@@ -16,6 +16,7 @@ import typer
 
 from emobench import __version__
 from emobench.cli.commands import app
+from emobench.cli.console import printable, warn
 from emobench.cli.frame import Manner, complain, print_json, show_commands, takes_manner
 from emobench.errors import EmobenchError, StorageError
 
@@ -52,14 +53,14 @@ def _carry_out(arguments: Sequence[str]) -> int:
         problem = _storage_problem(error)
         return _report(error, str(problem), problem.exit_code, arguments)
     except MemoryError as error:
-        return _report(error, "Memory must be enough. It is used up. Close programs or lower --n-jobs.", 5, arguments)
+        return _report(error, "Out of memory. Close other programs or lower --n-jobs.", 5, arguments)
     except Exception as error:
         if isinstance(error, typer.Abort) and isinstance(error.__cause__, Exception):  # what typer makes of an EOFError
             error = error.__cause__
         if hasattr(error, "format_message"):  # typer's, of wrong arguments
             return _report(error, _usage(error), 2, arguments)
-        text = f"internal error, a bug of emobench: {type(error).__name__}: {error}. "
-        return _report(error, f"{text}Run the same command with --debug and report what it shows.", 1, arguments)
+        text = f"internal error, a bug in emobench: {type(error).__name__}: {error}. "
+        return _report(error, f"{text}Please report what the same command prints with --debug.", 1, arguments)
 
 
 def _report(error: Exception, message: str, exit_code: int, arguments: Sequence[str]) -> int:
@@ -98,7 +99,9 @@ def _is_given(option: str, arguments: Sequence[str]) -> bool:
 def _say_continue(arguments: Sequence[str]) -> None:
     import shlex
 
-    complain(f"stopped. What is finished is kept; to continue: emobench {shlex.join(arguments)}")
+    with contextlib.suppress(OSError):
+        command = printable(f"emobench {shlex.join(arguments)}")
+        print(f"Stopped. Finished work is kept. To continue: {command}", file=sys.stderr)
 
 
 class _SignalError(BaseException):
@@ -152,11 +155,11 @@ def _flush(code: int) -> int:
 
 
 def _show_warning(arguments: Sequence[str], message: Any, category: type, *_: Any) -> None:
-    """Show our own warnings as notes, those of libraries to who debugs."""
+    """Show our own warnings, and with --debug those of libraries too."""
     is_ours = category.__module__.startswith("emobench")
     is_quiet = _is_given("--quiet", arguments) or _is_given("-q", arguments)
     if _is_given("--debug", arguments) or (is_ours and not is_quiet):
-        print(f"note: {message}", file=sys.stderr)
+        warn(str(message))
 
 
 @app.callback(invoke_without_command=True)

@@ -37,6 +37,7 @@ from emobench.config.schema import LatencyConfig
 from emobench.execution.workers import ONE_THREAD
 from emobench.files import digest, storage_errors, write_bytes, write_json
 from emobench.reporter import Reporter
+from emobench.reports.timing import COLD_START, STAGES, with_noise
 from emobench.results.environment import cpu, environment, versions
 from emobench.results.tables import csv_bytes, write_csv
 
@@ -62,8 +63,6 @@ LATENCY = {
     "noise_p95_ms": "float64",
     "noise_p99_ms": "float64",
 }
-COLD_START = "cold_start"
-STAGES = {"wav_to_label": "wav → label", "features_to_label": "features → label", COLD_START: "cold start"}
 QUANTILES = (50, 95, 99)
 VERSION = 1  # raised when the same bundle on the same machine would give other figures
 
@@ -380,19 +379,11 @@ def to_columns(table: pd.DataFrame) -> list[tuple[str, ...]]:
     )
     lines = [heading]
     for row in table.to_dict("records"):
-        quantiles = [_with_noise(row[f"p{q}_ms"], row[f"noise_p{q}_ms"]) for q in QUANTILES]
+        quantiles = [with_noise(row[f"p{q}_ms"], row[f"noise_p{q}_ms"]) for q in QUANTILES]
         sizes = f"{row['model_bytes'] / 1e3:.0f}", f"{row['peak_memory_bytes'] / 1e6:.0f}"
         about = row["entry"], STAGES[row["stage"]], str(row["batch"])
         lines.append((*about, *quantiles, f"{row['throughput_per_s']:.4g}", *sizes, "noisy" * row["is_noisy"]))
     return lines
-
-
-def _with_noise(value: float, noise: float) -> str:
-    """Return a figure with as many digits as its noise leaves any sense."""
-    if math.isnan(value):
-        return ""
-    decimals = max(0, 1 - math.floor(math.log10(noise))) if noise > 0 else 3
-    return f"{value:.{decimals}f} ± {noise:.{decimals}f}"
 
 
 # --- in the folder of a run -----------------------------------------------------------------------------------------

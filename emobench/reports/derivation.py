@@ -7,7 +7,7 @@ rebuilt anywhere, byte for byte. ``SHA256SUMS`` (which ``sha256sum -c`` reads) t
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from emobench import metrics
 from emobench.corpora.labels import fit_encoder
 from emobench.errors import DataError
 from emobench.files import json_bytes, write_bytes
-from emobench.reports import leaderboard, page, premium, slices
+from emobench.reports import leaderboard, page, premium, slices, timing
 from emobench.reports.leaderboard import DECIMALS, KEYS
 from emobench.results.run import read_run
-from emobench.results.tables import PREDICTIONS, SCORES, csv_bytes, read_csv, read_table
+from emobench.results.tables import PREDICTIONS, SCORES, csv_bytes, read_csv, read_leaderboard, read_table
 
 SUMS = "SHA256SUMS"
 RUN = "run.json"
@@ -31,6 +31,13 @@ PRIMARY = (
     *(f"{name}.parquet" for name in TABLES),
     *("folds.csv", "trials.csv", "excluded.csv", "notes.csv", "latency.csv", "latency.json", RUN),
 )
+DERIVED = {  # the tables that follow from the predictions, with their columns of text
+    "pairs": (*KEYS, "metric", "entry_a", "entry_b", "reason"),
+    "intervals": (*KEYS, "metric", "reason"),
+    "slices": (*KEYS, "slice", "value", "statistic", "reason"),
+    "confusion": (*KEYS, "y_true", "y_pred"),
+    "premium": (*premium.BOARD, "entry", "metric", "reason"),
+}
 CONFUSION = [*KEYS, "y_true", "y_pred", "n", "share"]
 
 
@@ -41,6 +48,7 @@ def derive(
     *,
     excluded: pd.DataFrame | None = None,
     latency: pd.DataFrame | None = None,
+    trials: pd.DataFrame | None = None,
 ) -> dict[str, bytes]:
     """Return the content of every derived file by its name.
 
@@ -50,11 +58,11 @@ def derive(
         The run's tidy tables, as `emobench.results.tables.read_table` returns them.
     run : mapping
         The content of ``run.json``.
-    excluded, latency : DataFrame, optional
-        ``excluded.csv`` and ``latency.csv``, where there are any.
+    excluded, latency, trials : DataFrame, optional
+        The CSVs of these names, where there are any.
     """
     with threadpool_limits(1):  # more threads are slower at this size, and add up in another order
-        return _derive(scores, predictions, run, excluded, latency)
+        return _derive(scores, predictions, run, excluded, latency, trials)
 
 
 def _derive(
@@ -63,6 +71,7 @@ def _derive(
     run: Mapping[str, Any],
     excluded: pd.DataFrame | None,
     latency: pd.DataFrame | None,
+    trials: pd.DataFrame | None,
 ) -> dict[str, bytes]:
     whole = leaderboard.complete(scores, predictions, run)
     description = leaderboard.describe(whole, run)
@@ -82,7 +91,7 @@ def _derive(
         tables["premium"] = inflated.round(DECIMALS)
         texts["premium.md"] = premium.to_markdown(inflated, run)
     texts["report.html"] = page.render(
-        tables, run, scores=scores, predictions=whole, excluded=excluded, latency=latency
+        tables, run, scores=scores, predictions=whole, excluded=excluded, latency=latency, trials=trials
     )
     return {
         **{
@@ -117,7 +126,7 @@ def _median_latency(latency: pd.DataFrame | None) -> pd.DataFrame | None:
     """Return what the leaderboard shows: from the recording to the label, one at a time."""
     if latency is None:
         return None
-    single = latency[(latency["stage"] == "wav_to_label") & (latency["batch"] == 1)]
+    single = latency[(latency["stage"] == timing.WAV_TO_LABEL) & (latency["batch"] == 1)]
     return single.rename(columns={"p50_ms": "latency_p50_ms", "p95_ms": "latency_p95_ms"})
 
 
@@ -148,6 +157,8 @@ def write_derived(folder: Path, run: Mapping[str, Any]) -> list[str]:
 def rebuild(folder: Path, *, output: Path | None = None) -> list[str]:
     """Write the derived files of a recorded run again; return their names.
 
+    Of a run whose tables are not kept but whose CSVs are, as in a repository, only the pages are written.
+
     Parameters
     ----------
     output : Path, optional
@@ -168,9 +179,12 @@ def rebuild(folder: Path, *, output: Path | None = None) -> list[str]:
                 f"{path}: must be as the run wrote it. Its SHA-256 is not the one in {SUMS}. Run the same config again "
                 "to write it anew; finished jobs are kept."
             )
-    if output is None or output.resolve() == folder.resolve():
+    is_kept = any((folder / f"{name}.parquet").is_file() for name in TABLES)
+    if is_kept and (output is None or output.resolve() == folder.resolve()):
         return write_derived(folder, run)
-    files = _derive_from(folder, run)
+    has_csvs = all((folder / f"{name}.csv").is_file() for name in ("leaderboard", "intervals", "slices"))
+    files = _derive_from(folder, run) if is_kept or not has_csvs else _pages_from_csv(folder, run)
+    output = output or folder
     for name, content in files.items():
         write_bytes(output / name, content)
     return list(files)
@@ -178,7 +192,27 @@ def rebuild(folder: Path, *, output: Path | None = None) -> list[str]:
 
 def _derive_from(folder: Path, run: Mapping[str, Any]) -> dict[str, bytes]:
     tables = {name: _read(folder, name, run) for name in TABLES}
-    return derive(**tables, run=run, excluded=_read_texts(folder / "excluded.csv"), latency=_read_latency(folder))
+    return derive(**tables, run=run, **_read_further(folder))
+
+
+def _read_further(folder: Path) -> dict[str, pd.DataFrame | None]:
+    further = {name: _read_texts(folder / f"{name}.csv") for name in ("excluded", "trials")}
+    return {**further, "latency": _read_latency(folder)}
+
+
+def _pages_from_csv(folder: Path, run: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the pages of a run of which only the CSVs are kept; nothing in them is computed anew."""
+    paths = {name: folder / f"{name}.csv" for name in DERIVED}
+    tables = {name: _with_numbers(read_csv(path), DERIVED[name]) for name, path in paths.items() if path.is_file()}
+    tables["leaderboard"] = read_leaderboard(folder / "leaderboard.csv")
+    texts = {"leaderboard.md": leaderboard.to_markdown(tables["leaderboard"], run)}
+    texts["report.html"] = page.render(tables, run, **_read_further(folder))
+    return {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
+
+
+def _with_numbers(table: pd.DataFrame, texts: Sequence[str]) -> pd.DataFrame:
+    """Return a CSV's table with numbers in every column but those of text."""
+    return table.assign(**{name: pd.to_numeric(table[name]) for name in table if name not in texts})
 
 
 def is_current(folder: Path) -> bool:

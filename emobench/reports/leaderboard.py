@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from emobench.reports import slices
+from emobench.reports.timing import with_noise
 from emobench.results.tables import LEADERBOARD, further_metrics, in_markdown
 from emobench.statistics import description
 from emobench.statistics.counts import count_rows
@@ -260,7 +261,7 @@ SHOWN: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "trials": lambda row: str(row["n_trials"] or ""),
     "optimism": lambda row: figure(row["optimism"]),
     "fit (s)": lambda row: figure(row["fit_s"], 2),
-    "p50 (ms)": lambda row: figure(row["latency_p50_ms"], 2),
+    "p50 (ms)": lambda row: with_noise(row["latency_p50_ms"], row.get("noise_p50_ms", math.nan)),
     "p95 (ms)": lambda row: figure(row["latency_p95_ms"], 2),
     "size (kB)": lambda row: "" if pd.isna(row["model_bytes"]) else figure(row["model_bytes"] / 1000, 0),
     "failed": lambda row: str(row["n_failed"] or ""),

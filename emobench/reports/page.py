@@ -6,15 +6,17 @@ Names come from files and configs, so the template escapes all of them, and the 
 from __future__ import annotations
 
 import json
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from emobench.metrics import NO_PROBABILITIES, RECALL
-from emobench.reports import figures
+from emobench.reports import figures, timing
 from emobench.reports.leaderboard import KEYS, describe_features, figure, table
 from emobench.statistics.intervals import BOARD
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 MAX_EXCLUDED = 200
+MAIN = ("rank", "group", "entry", "UAR", "95 % interval", "WAR", "macro F1", "worst speaker", "p50 (ms)", "failed")
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,11 @@ def render(
     tables: Mapping[str, pd.DataFrame],
     run: Mapping[str, Any],
     *,
-    scores: pd.DataFrame,
-    predictions: pd.DataFrame,
+    scores: pd.DataFrame | None = None,
+    predictions: pd.DataFrame | None = None,
     excluded: pd.DataFrame | None = None,
     latency: pd.DataFrame | None = None,
+    trials: pd.DataFrame | None = None,
 ) -> str:
     """Return the page.
 
@@ -58,24 +62,29 @@ def render(
         the CSVs of these names hold.
     run : mapping
         The content of ``run.json``.
-    scores, predictions : DataFrame
+    scores, predictions : DataFrame, optional
         For the jobs that failed, and for the sex of the speakers.
-    excluded, latency : DataFrame, optional
+    excluded, latency, trials : DataFrame, optional
         The CSVs of these names.
     """
-    board = tables["leaderboard"]
-    sexes = predictions.drop_duplicates(["corpus", "speaker"]).set_index(["corpus", "speaker"])["sex"].fillna("")
+    board = timing.add_noise(tables["leaderboard"], latency)
+    sexes = {}
+    if predictions is not None:
+        people = predictions.drop_duplicates(["corpus", "speaker"])
+        sexes = dict(zip(zip(people["corpus"], people["speaker"], strict=True), people["sex"].fillna(""), strict=True))
     return _template().render(
         run=run,
         corpora=[_corpus(name, about) for name, about in run["corpora"].items()],
         features=[describe_features(features["specification"]) for features in run["features"].values()],
         boards=[_board(key, part, tables, run, sexes) for key, part in board.groupby(BOARD, sort=False)],
         premiums=_premiums(tables.get("premium")),
-        latency=None if latency is None else _latency(latency),
+        latencies=[] if latency is None else _latencies(latency),
+        all_latencies=None if latency is None else _all_latencies(latency),
         failed=_failed(scores),
         excluded=_excluded(excluded),
         certificates=_certificates(run),
         entries=_entries(run),
+        chosen=[] if trials is None else _chosen(trials, run),
         environment=_environment(run["environment"]),
         config=json.dumps(run["config"], indent=2, ensure_ascii=False),
     )
@@ -113,7 +122,7 @@ def _board(
     part: pd.DataFrame,
     tables: Mapping[str, pd.DataFrame],
     run: Mapping[str, Any],
-    sexes: pd.Series,
+    sexes: Mapping[tuple[str, str], str],
 ) -> dict[str, Any]:
     from markupsafe import Markup
 
@@ -126,17 +135,24 @@ def _board(
     first, scored = part.iloc[0], part[part["uar"].notna()]
     names, chance = list(scored["entry"]), 1 / len(classes)
     without = set(of_board("intervals").loc[lambda table: table["reason"] == NO_PROBABILITIES, "entry"])
-    drawn = {"forest": "", "speakers": "", "trade_off": ""}
+    drawn: dict[str, Any] = {"forest": "", "speakers": "", "trade_off": "", "fastest": [], "unbeaten": []}
     if names:
         sliced = of_board("slices")
         per_speaker = sliced[(sliced["slice"] == "speaker") & (sliced["statistic"] == "uar")]
-        per_speaker = per_speaker.assign(speaker=per_speaker["value"], sex=per_speaker["value"].map(sexes[corpus]))
+        per_speaker = per_speaker.assign(
+            speaker=per_speaker["value"],
+            sex=[sexes.get((corpus, speaker), "") for speaker in per_speaker["value"]],
+        )
         per_speaker = per_speaker.set_index("entry").loc[names].reset_index()
         drawn["forest"] = Markup(figures.forest(scored, chance=chance))
         drawn["speakers"] = Markup(figures.speakers(per_speaker, chance=chance))
         timed = scored[scored["latency_p50_ms"].notna()]
-        if len(timed):
-            drawn["trade_off"] = Markup(figures.trade_off(timed))
+        if len(timed) > 1:
+            is_beaten = timed["entry"].isin(timing.beaten(timed))
+            drawn["trade_off"] = Markup(figures.trade_off(timed.assign(is_beaten=is_beaten)))
+            drawn["fastest"] = timing.tied_with_fastest(timed)
+            drawn["unbeaten"] = list(timed.loc[~is_beaten, "entry"])
+    main, details = _split(*table(part, in_detail=True))
     return {
         "corpus": corpus,
         "features": features,
@@ -150,7 +166,8 @@ def _board(
         "best": names[0] if names else "",
         "tied": list(part.loc[part["rank_group"].eq(1).fillna(False), "entry"])[1:],
         "without_probabilities": [name for name in names if name in without],
-        "leaderboard": Table(*table(part, in_detail=True), n_names=3),
+        "leaderboard": main,
+        "details": details,
         "has_optimism": part["optimism"].notna().any(),
         "unconverged": list(part.loc[part["converged"].eq(False).fillna(False), "entry"]),
         "recalls": _recalls(of_board("intervals"), names, classes),
@@ -159,6 +176,18 @@ def _board(
         "pairs": _pairs(of_board("pairs")),
         **drawn,
     }
+
+
+def _split(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[Table, Table]:
+    """Return a leaderboard as the table that everybody wants, and one with everything else."""
+    first = [number for number, heading in enumerate(headings) if heading in MAIN]
+    entry = headings.index("entry")
+    rest = [entry, *(number for number in range(len(headings)) if number not in first)]
+
+    def part(numbers: Sequence[int]) -> Table:
+        return Table([headings[n] for n in numbers], [[row[n] for n in numbers] for row in rows])
+
+    return replace(part(first), n_names=entry + 1), part(rest)
 
 
 def _with_bounds(value: float, low: float, high: float) -> str:
@@ -241,6 +270,8 @@ def _signed(value: float) -> str:
 
 
 def _premiums(premium: pd.DataFrame | None) -> list[dict[str, Any]]:
+    from markupsafe import Markup
+
     if premium is None:
         return []
     found = []
@@ -257,29 +288,60 @@ def _premiums(premium: pd.DataFrame | None) -> list[dict[str, Any]]:
             for row in part.to_dict("records")
         ]
         headings = ["entry", "speakers shared", "speakers unheard", "premium", "95 % interval", "p (Holm)"]
-        found.append({"key": key, "table": Table(headings, rows)})
+        whole = part.dropna(subset=["shared", "unheard"])
+        drawn = Markup(figures.premium(whole)) if len(whole) else ""
+        title = "{} · {} · {} against {}".format(*key)
+        found.append({"title": title, "table": Table(headings, rows), "figure": drawn})
     return found
 
 
-def _latency(latency: pd.DataFrame) -> Table:
-    shown = ["corpus", "features", "entry", "stage", "batch", "p50_ms", "p95_ms", "p99_ms", "throughput_per_s"]
-    shown = [name for name in shown if name in latency]
+def _latencies(latency: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return for each corpus and feature set a table, a row an entry."""
+    found = []
+    for key, part in latency.groupby(timing.KEYS[:2], sort=False):
+        rows = []
+        for entry, one in part.groupby("entry", sort=False):
+            cells = {(row["stage"], row["batch"]): row for row in one.to_dict("records")}
+            p50s = [_latency(cells.get((stage, 1)), "p50_ms") for stage in timing.STAGES]
+            throughput = one["throughput_per_s"].max() if "throughput_per_s" in one else math.nan
+            size_kb = one["model_bytes"].iloc[0] / 1000
+            rows.append([entry, *p50s, figure(throughput, 0), figure(size_kb, 0)])
+        headings = ["entry", *(f"{title} (ms)" for title in timing.STAGES.values()), "most clips/s", "size (kB)"]
+        n_noisy = int((part["is_noisy"].astype(str) == "True").sum()) if "is_noisy" in part else 0
+        found.append({"key": key, "table": Table(headings, rows), "n_noisy": n_noisy, "n": len(part)})
+    return found
+
+
+def _all_latencies(latency: pd.DataFrame) -> Table:
+    headings = ["entry", "stage", "clips at once", "p50 (ms)", "p95 (ms)", "p99 (ms)", "clips/s", "memory (MB)", ""]
+    keys = timing.KEYS if len(latency.drop_duplicates(timing.KEYS[:2])) > 1 else ["entry"]
     rows = [
         [
-            figure(row[name], 0 if name == "batch" else 2) if isinstance(row[name], int | float) else row[name]
-            for name in shown
+            " · ".join(row[name] for name in keys),
+            timing.STAGES.get(row["stage"], row["stage"]),
+            str(row["batch"]),
+            *(_latency(row, f"p{q}_ms") for q in (50, 95, 99)),
+            figure(math.nan if row["stage"] == timing.COLD_START else row.get("throughput_per_s", math.nan), 0),
+            figure(row.get("peak_memory_bytes", math.nan) / 1e6, 0),
+            "noisy" if str(row.get("is_noisy")) == "True" else "",
         ]
         for row in latency.to_dict("records")
     ]
-    return Table(shown, rows, n_names=4)
+    return Table(headings, rows, n_names=2)
 
 
-def _failed(scores: pd.DataFrame) -> Table:
-    failed = scores[scores["fit_s"].isna()].drop_duplicates([*KEYS, "repeat", "fold"])
-    rows = [
-        [row["entry"], *(str(row[name]) for name in (*BOARD, "repeat", "fold", "error"))]
-        for row in failed.to_dict("records")
-    ]
+def _latency(row: Mapping[str, Any] | None, name: str) -> str:
+    return "" if row is None else timing.with_noise(row[name], row.get(f"noise_{name}", math.nan))
+
+
+def _failed(scores: pd.DataFrame | None) -> Table:
+    rows = []
+    if scores is not None:
+        failed = scores[scores["fit_s"].isna()].drop_duplicates([*KEYS, "repeat", "fold"])
+        rows = [
+            [row["entry"], *(str(row[name]) for name in (*BOARD, "repeat", "fold", "error"))]
+            for row in failed.to_dict("records")
+        ]
     return Table(["entry", *BOARD, "repeat", "fold", "error"], rows, n_names=7)
 
 
@@ -320,11 +382,59 @@ _SHARED = ("shared_speakers", "shared_audio", "shared_utterances")
 
 
 def _entries(run: Mapping[str, Any]) -> Table:
-    rows = [
-        [name, entry["model"], ", ".join(f"{key}={value}" for key, value in entry["params"].items())]
-        for name, entry in run["entries"].items()
-    ]
+    """Return the parameters of every entry; what tuning has set is left to `_chosen`."""
+    rows = []
+    for name, entry in run["entries"].items():
+        space = (entry.get("tuning") or {}).get("space", {})
+        fixed = [f"{key}={value}" for key, value in entry["params"].items() if key not in space]
+        tuned = [f"tuned: {', '.join(space)}"] if space else []
+        rows.append([name, entry["model"], "; ".join([*tuned, ", ".join(fixed)])])
     return Table(["entry", "model", "parameters"], rows, n_names=3)
+
+
+def _chosen(trials: pd.DataFrame, run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return for each board what tuning chose, a row an entry and parameter.
+
+    Every fold tunes on its own training part, so there are as many choices as folds. The best trial of each is the one
+    that `TunedClassifier` refits: the highest value, of equal ones the first. Trial 0 is the model as it is.
+    """
+    best: dict[tuple[str, ...], dict[tuple[str, str], tuple[float, int, dict[str, Any]]]] = {}
+    for row in trials[trials["state"] == "complete"].to_dict("records"):
+        folds = best.setdefault(tuple(row[name] for name in KEYS), {})
+        found = (-float(row["value"]), int(row["trial"]), json.loads(row["params"]))
+        fold = (row["repeat"], row["fold"])
+        folds[fold] = min(folds.get(fold, found), found, key=lambda trial: trial[:2])
+    boards: dict[tuple[str, ...], list[list[str]]] = {}
+    for (*board, entry), folds in best.items():
+        given = run["entries"][entry]["params"]
+        chosen = [params for _, _, params in folds.values()]
+        for name in sorted({name for params in chosen for name in params}):
+            values = [params.get(name, given.get(name)) for params in chosen]
+            n_kept = sum(name not in params for params in chosen)
+            kept = f"{n_kept} of {len(chosen)}" if n_kept else ""
+            row = [entry, name, _summary(values), _value(given.get(name)), kept]
+            boards.setdefault(tuple(board), []).append(row)
+        if not any(chosen):
+            row = [entry, "all", "the defaults", "", f"{len(chosen)} of {len(chosen)}"]
+            boards.setdefault(tuple(board), []).append(row)
+    headings = ["entry", "parameter", "chosen", "default", "folds that kept the default"]
+    return [{"key": key, "table": Table(headings, rows, n_names=4)} for key, rows in boards.items()]
+
+
+def _summary(values: Sequence[Any]) -> str:
+    """Return the values of a parameter over folds: each with its count, or where they are many, the range."""
+    is_number = [isinstance(value, int | float) and not isinstance(value, bool) for value in values]
+    numbers = pd.Series(sorted(value for value, is_one in zip(values, is_number, strict=True) if is_one), dtype=float)
+    others = Counter(_value(value) for value, is_one in zip(values, is_number, strict=True) if not is_one)
+    distinct = Counter(map(_value, numbers))
+    if len(distinct) > 6:
+        span = f"{_value(numbers.min())} to {_value(numbers.max())}, median {_value(numbers.median())}"
+        distinct = Counter({span: len(numbers) if others else 1})
+    return ", ".join(text if count == 1 else f"{text} (×{count})" for text, count in (distinct + others).items())
+
+
+def _value(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _environment(environment: Mapping[str, Any]) -> Table:

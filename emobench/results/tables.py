@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -111,6 +112,8 @@ LEADERBOARD = {
     "pareto": "boolean",
 }
 
+_SPECIAL = re.compile(r"[\\|`*~\[\]]|(?<!\w)_|_(?!\w)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -142,8 +145,12 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
 
 
 def in_markdown(text: str) -> str:
-    """Return text as a cell of a Markdown table shows it: names must not make columns, lines or HTML."""
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    """Return text as a cell of a Markdown table shows it.
+
+    Names must not make columns, lines, HTML, links, images, code or mentions, nor steer a terminal.
+    """
+    text = _SPECIAL.sub(r"\\\g<0>", text.replace("\n", " ")).replace("<", "&lt;").replace("@", "@\u200b")
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def read_table(stem: Path) -> pd.DataFrame:

@@ -29,28 +29,29 @@ def compare(
         typer.Option(
             "--fail",
             metavar="METRIC:TOLERANCE",
-            help="Compare this metric and let it become worse by that much: uar:0.02, latency_p50_ms:25%. May be "
-            "repeated; uar:0.02 if not given.",
+            help="Metric to compare and how much worse it may get: uar:0.02, latency_p50_ms:25%. May be "
+            "repeated; default: uar:0.02.",
         ),
     ] = [],  # noqa: B006
     fail_inconclusive: Annotated[
-        bool, typer.Option("--fail-inconclusive", help="Exit with 11 if something cannot be told.")
+        bool, typer.Option("--fail-inconclusive", help="Exit with 11 if a difference cannot be told from noise.")
     ] = False,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Let entries pass that only the baseline has.")
+        bool, typer.Option("--allow-missing", help="Accept entries that only the baseline has.")
     ] = False,
     markdown: Annotated[
-        bool, typer.Option("--markdown", help="Print Markdown, as for a comment on a pull request.")
+        bool, typer.Option("--markdown", help="Print Markdown, for a comment on a pull request.")
     ] = False,
     manner: Manner,
 ) -> None:
-    """Compare a run with a baseline: exit 10 if something is worse, 11 if they cannot be compared, else 0.
+    """Fail if a run is worse than a baseline.
 
-    A drop counts where it exceeds the tolerance and its 95 % interval over speakers excludes zero; so does an entry
-    that failed or is missing. What cannot be told passes. In GitHub Actions it annotates and writes the job's summary.
+    Exit code 10: an entry is worse, failed or missing. 11: the runs cannot be compared. 0: no regression. An entry is
+    worse if its drop exceeds the tolerance and the 95 % interval over speakers excludes zero; a drop that cannot be
+    told from noise passes. In GitHub Actions it also annotates the build and writes the job summary.
     """
     if markdown and manner.as_json:
-        raise ConfigError("--json and --markdown must not be given together. Leave one out.")
+        raise ConfigError("--json and --markdown cannot be given together.")
     from emobench.comparison import verdicts
 
     try:
@@ -81,33 +82,36 @@ def _tolerances(given: list[str]) -> dict[str, str]:
     for text in given:
         metric, colon, tolerance = text.rpartition(":")
         if not colon or not metric:
-            raise ConfigError(f"--fail must be METRIC:TOLERANCE. Got {text!r}. Write it as uar:0.02 or fit_s:25%.")
+            raise ConfigError(f"--fail takes METRIC:TOLERANCE, such as uar:0.02 or fit_s:25%. Got {text!r}.")
         if metric in found:
-            raise ConfigError(f"--fail must name a metric once. Got {metric!r} twice. Leave one out.")
+            raise ConfigError(f"--fail names {metric!r} twice.")
         found[metric] = tolerance
     return found
 
 
 def _print_table(found: Comparison, *, quiet: bool) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    from emobench.cli.console import printable
+    from emobench.cli.console import print_table, warn
 
     headings, rows = found.table()
-    table = Table(box=box.SIMPLE_HEAD)
-    shown = [number for number, _ in enumerate(headings) if any(row[number] for row in rows)]  # the rest takes room
-    for number in shown:
-        is_text = headings[number] in {"status", "board", "entry", "metric"}
-        table.add_column(headings[number], justify="left" if is_text else "right", no_wrap=headings[number] != "board")
-    for row, verdict in zip(rows, found.verdicts, strict=True):
-        style = "red" if found.is_regression(verdict) else None
-        table.add_row(*(printable(row[number]) for number in shown), style=style)
+    filled = [number for number, _ in enumerate(headings) if any(row[number] for row in rows)]  # the rest takes room
+    board = headings.index("board") if "board" in headings else None
+    boards: dict[str, list[int]] = {}
+    for place, row in enumerate(rows):
+        boards.setdefault("" if board is None else row[board], []).append(place)
     print(found.summary)
-    Console(markup=False, highlight=False, width=None if sys.stdout.isatty() else 140).print(table)
+    shown = [number for number in filled if number != board]
+    for title, places in boards.items():
+        print_table(
+            [headings[number] for number in shown],
+            [[rows[place][number] for number in shown] for place in places],
+            title=title,
+            first=("status", "entry", "difference", "95 % interval", "metric", "candidate", "baseline"),
+            names=("status", "entry", "metric"),
+            styles=["red" if found.is_regression(found.verdicts[place]) else None for place in places],
+            whole="Use --json for all.",
+        )
     for remark in () if quiet else found.remarks():
-        print(f"note: {printable(remark)}", file=sys.stderr)
+        warn(remark)
 
 
 def _is_github() -> bool:

@@ -1,4 +1,4 @@
-"""Commands for corpora: list them, check, make or download one."""
+"""Commands for corpora: list, check, make, sample or download them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from emobench.cli.console import printable
 from emobench.cli.frame import (
     Jobs,
     Manner,
@@ -19,13 +20,13 @@ from emobench.cli.frame import (
 )
 from emobench.errors import ConfigError
 
-data_app = add_group("data", "Corpora: list them, check, make or download one.")
+data_app = add_group("data", "List, check, make, sample or download corpora.")
 
 
 @data_app.command("list")
 @takes_manner
 def data_list(*, manner: Manner) -> None:
-    """List the corpora and where they are on this machine."""
+    """List the corpora and where they are."""
     from emobench.corpora import CORPORA
     from emobench.corpora.location import locate
     from emobench.registry import rows
@@ -50,7 +51,10 @@ def data_verify(
     path: Annotated[Path | None, typer.Option("--path", metavar="CSV", help="The CSV of a manifest.")] = None,
     manner: Manner,
 ) -> None:
-    """Check every name and decode every recording of a corpus; say what is missing, bad or there twice."""
+    """Check every recording of a corpus.
+
+    Decodes each file to its end and lists what is missing, damaged or present twice.
+    """
     from emobench.cli.console import ConsoleReporter
     from emobench.errors import MAX_LISTED, listing
     from emobench.running.verification import verify
@@ -64,7 +68,7 @@ def data_verify(
     if problems:
         limit = len(problems) if manner.verbose else MAX_LISTED
         complain(
-            f"Corpus {name!r} must be complete and readable. {len(problems)} recordings are missing or bad:\n"
+            f"Corpus {name!r}: {len(problems)} recordings are missing or damaged:\n"
             f"{listing(problems, limit=limit)}\nCopy or download them again."
         )
         raise typer.Exit(3)
@@ -74,14 +78,17 @@ def data_verify(
 @takes_manner
 def data_make(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="[DIR]", help="Where to; by default the user's cache.")
+        Path | None, typer.Argument(metavar="[DIR]", help="Where to write; default: the user's cache.")
     ] = None,
     *,
     n_jobs: Jobs = -1,
     speakers: Annotated[int, typer.Option("--speakers", help="Number of speakers.", min=1, max=24)] = 24,
     manner: Manner,
 ) -> None:
-    """Make the synthetic corpus (the same bytes every time)."""
+    """Make the synthetic corpus.
+
+    Computer-generated speech of RAVDESS's design, the same bytes every time.
+    """
     from emobench.cli.console import ConsoleReporter
     from emobench.corpora import get_corpus
     from emobench.execution.workers import count_workers
@@ -94,20 +101,43 @@ def data_make(
     print_json({"folder": str(made)}) if manner.as_json else print(made)
 
 
+@data_app.command("sample")
+@takes_manner
+def data_sample(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder.")],
+    *,
+    manner: Manner,
+) -> None:
+    """Write a few recordings to try things with.
+
+    Computer-generated speech: six speakers, five emotions, and a manifest.csv that lists them. The speakers are not in
+    the synthetic corpus, so no model trained on it has heard them.
+    """
+    from emobench.corpora.synthetic.samples import write_samples
+
+    paths = write_samples(folder)
+    if manner.as_json:
+        return print_json({"folder": str(folder), "manifest": str(paths[-1]), "recordings": len(paths) - 1})
+    print(printable(f"Wrote {len(paths) - 1} recordings and {paths[-1]}"))
+
+
 @data_app.command("fetch")
 @takes_manner
 def data_fetch(
     name: Annotated[str, typer.Argument(metavar="CORPUS", help="A corpus that can be downloaded.")],
     *,
     folder: Annotated[
-        Path | None, typer.Option("--folder", metavar="DIR", help="Where to; by default the user's cache.")
+        Path | None, typer.Option("--folder", metavar="DIR", help="Where to write; default: the user's cache.")
     ] = None,
     mirror: Annotated[
-        str | None, typer.Option("--mirror", metavar="URL", help="A server that has the same archives.")
+        str | None, typer.Option("--mirror", metavar="URL", help="Another server with the same archives.")
     ] = None,
     manner: Manner,
 ) -> None:
-    """Download a corpus, check it against its hash, unpack it safely and count it."""
+    """Download a corpus.
+
+    The archive is checked against its hash before it is unpacked, and the recordings are counted.
+    """
     from emobench.corpora import get_corpus
     from emobench.corpora.fetch import fetch
     from emobench.corpora.location import cached_corpus

@@ -20,11 +20,11 @@ def latency_command(
     ],
     *,
     clip: Annotated[
-        Path | None, typer.Option("--clip", metavar="FILE", help="The recording; else a synthetic one of 3.5 s.")
+        Path | None, typer.Option("--clip", metavar="FILE", help="The recording; default: a synthetic one of 3.5 s.")
     ] = None,
-    rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Fresh processes of each bundle.")] = 10,
+    rounds: Annotated[int, typer.Option("--rounds", metavar="N", help="Fresh processes per model.")] = 10,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="CSV", help="Write the table there too.")
+        Path | None, typer.Option("--output", "-o", metavar="CSV", help="Also write the table to this file.")
     ] = None,
     benchmark_json: Annotated[
         Path | None,
@@ -33,7 +33,10 @@ def latency_command(
     results: Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of runs.")] = Path("results"),
     manner: Manner,
 ) -> None:
-    """Measure how long saved models take for an answer, each in fresh processes of one thread, in turn."""
+    """Measure how fast saved models answer.
+
+    Every model runs in fresh processes of one thread, in turn with the others.
+    """
     from emobench.cli.console import ConsoleReporter
     from emobench.config.schema import LatencyConfig
     from emobench.files import write_json
@@ -61,6 +64,6 @@ def latency_command(
     for remark in remarks:
         reporter.warn(remark)
     for title, failure in failures.items():
-        complain(f"A bundle must answer a clip. {title} does not: {failure}")
+        complain(f"{title} gave no answer: {failure}")
     if failures:
         raise typer.Exit(4 if len(measured.table) else 2)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emobench.cli.console import printable
+from emobench.cli.console import printable, warn
 from emobench.cli.frame import Manner, app, complain, one_line, print_columns, print_json, takes_manner
 from emobench.errors import ConfigError, DataError
 
@@ -31,23 +31,23 @@ def predict(
     *,
     model: Annotated[
         str | None,
-        typer.Option("--model", "-m", metavar="NAME|PATH", help="An entry, a bundle or a run; else the best one."),
+        typer.Option("--model", "-m", metavar="NAME|PATH", help="An entry, a saved model or a run; default: the best."),
     ] = None,
     results: Results = Path("results"),
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", metavar="P", help="Answer `uncertain` where the probability is below P."),
+        typer.Option("--threshold", metavar="P", help="Answer `uncertain` below this probability."),
     ] = None,
     window: Annotated[
-        float | None, typer.Option("--window", metavar="S", help="Answer for each window of S seconds.")
+        float | None, typer.Option("--window", metavar="S", help="One answer for each window of S seconds.")
     ] = None,
     hop: Annotated[
-        float | None, typer.Option("--hop", metavar="S", help="Seconds from window to window; 1 unless said.")
+        float | None, typer.Option("--hop", metavar="S", help="Seconds from one window to the next; default: 1.")
     ] = None,
-    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print an object of JSON a line, as answers come.")] = False,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print one JSON object per line.")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
     null: Annotated[
-        bool, typer.Option("--null", "-0", help="Names on standard input end with NUL, as of find -print0.")
+        bool, typer.Option("--null", "-0", help="Names on standard input end with NUL (find -print0).")
     ] = False,
     output: Annotated[
         Path | None,
@@ -55,12 +55,16 @@ def predict(
             "--output",
             "-o",
             metavar="JSONL",
-            help="Add a line of JSON a file to this file, where it has none yet: the same command continues.",
+            help="Append answers to this file; files already answered are skipped, so the same command continues.",
         ),
     ] = None,
     manner: Manner,
 ) -> None:
-    """Name the emotion of recordings, one line a file or window, with a model that a run fitted on everything."""
+    """Predict the emotion of recordings.
+
+    Prints a line for each file or window: path, emotion, probabilities. Uses the best model of your runs unless --model
+    names another.
+    """
     from threadpoolctl import threadpool_limits
 
     from emobench.bundles.bundle import load_bundle
@@ -119,9 +123,12 @@ def _write_all(rows: Iterable[Row], write: Any, manner: Manner, *, is_shown: boo
         write(row)
         is_bad = "error" in row
         n_good, n_bad = n_good + (not is_bad), n_bad + is_bad
-        remark = row["error"] if is_bad and is_shown else row.get("warning")
-        if remark and not manner.quiet:
-            complain(f"{one_line(row['path'])}: {remark}")
+        if manner.quiet:
+            continue
+        if is_bad and is_shown:
+            complain(f"{one_line(row['path'])}: {row['error']}")
+        elif row.get("warning"):
+            warn(f"{one_line(row['path'])}: {row['warning']}")
     return n_good, n_bad
 
 
@@ -153,13 +160,16 @@ def export(
     *,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="PATH", help="Where to; ./ENTRY or ./ENTRY.zip unless said."),
+        typer.Option("--output", "-o", metavar="PATH", help="Where to write; default: ./ENTRY or ./ENTRY.zip."),
     ] = None,
-    as_zip: Annotated[bool, typer.Option("--zip", help="Write one zip; so does a PATH that ends in .zip.")] = False,
+    as_zip: Annotated[bool, typer.Option("--zip", help="Write a zip; implied if PATH ends in .zip.")] = False,
     results: Results = Path("results"),
     manner: Manner,
 ) -> None:
-    """Copy the model of an entry, fitted on everything, out of a run: a folder or a zip to predict with anywhere."""
+    """Copy a trained model out of a run.
+
+    The copy, a folder or a zip, predicts on any machine that has emobench.
+    """
     from emobench.bundles.bundle import export_bundle
     from emobench.prediction.predictor import find_entry
 
@@ -178,7 +188,10 @@ def inspect(
     results: Results = Path("results"),
     manner: Manner,
 ) -> None:
-    """Check every sum of a saved model, and say what it is, what it was trained on and how good it was."""
+    """Show what a saved model is and how good it was.
+
+    Checks every checksum first.
+    """
     from emobench.bundles.bundle import verify_bundle
     from emobench.prediction.predictor import find_bundle
 

@@ -20,11 +20,10 @@ def premium_command(
     dask: Dask = None,
     manner: Manner,
 ) -> None:
-    """Show by how much each model seems better when it has heard its test speakers in training.
+    """Show how much better models look when speakers are shared.
 
-    Carries out the config with `premium: {}`. If that is in it, or a protocol that shares speakers is, this is the run
-    that `emobench run` makes of it; else the run gets a folder of its own, and what the plain one has finished is taken
-    over.
+    Runs the config with `premium: {}`. If the config says so itself, or names a protocol that shares speakers, this is
+    the same run as that of `emobench run`; otherwise it gets its own folder and reuses the jobs that are finished.
     """
     from emobench.cli.console import ConsoleReporter, printable
     from emobench.reports import premium
@@ -39,5 +38,5 @@ def premium_command(
         for key, part in table.groupby(premium.BOARD, sort=False):
             print(printable("{} · {} · {} against {}".format(*key)))
             print_columns(premium.to_columns(part))
-    reporter.say(f"Everything is in {outcome.folder}")
+    reporter.say(f"Next: open {outcome.folder / 'report.html'}")
     raise typer.Exit(outcome.exit_code)

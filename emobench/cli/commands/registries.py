@@ -14,7 +14,7 @@ from emobench.cli.frame import Manner, app, print_columns, print_json, takes_man
 def list_rows(
     what: Annotated[str, typer.Argument(metavar="models|features|corpora|protocols|metrics")], *, manner: Manner
 ) -> None:
-    """List the rows of a registry."""
+    """List models, features, corpora, protocols or metrics."""
     from emobench import corpora, features, metrics, models, protocols
     from emobench.registry import lookup, rows
 

@@ -16,11 +16,14 @@ def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder, as results/all-1a2b3c4d.")],
     *,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Write there; by default into the run.")
+        Path | None, typer.Option("--output", "-o", metavar="DIR", help="Where to write; default: the run's folder.")
     ] = None,
     manner: Manner,
 ) -> None:
-    """Write leaderboards, intervals, slices and the page of a run again, from its tables."""
+    """Rebuild the leaderboards and the page of a run.
+
+    Everything follows from the run's tables, byte for byte. If only its CSVs are kept, the pages are rebuilt from them.
+    """
     from emobench.reports import derivation
     from emobench.results.run import run_folder
 

@@ -20,20 +20,22 @@ def run(
     output: Output = Path("results"),
     n_jobs: Jobs = -1,
     only: Only = [],  # noqa: B006  (typer reads the default, nobody changes it)
-    force: Annotated[bool, typer.Option("--force", help="Compute again what is finished.")] = False,
-    retune: Annotated[bool, typer.Option("--retune", help="Forget the studies of tuned entries; tune again.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Compute finished jobs again.")] = False,
+    retune: Annotated[bool, typer.Option("--retune", help="Discard earlier tuning and tune again.")] = False,
     dask: Dask = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the jobs and an estimate; compute nothing.")
-    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show the jobs and an estimate.")] = False,
     manner: Manner,
 ) -> None:
-    """Compare the models of a config and write leaderboards; run again, it continues."""
+    """Compare the models of a config.
+
+    Writes a folder with leaderboards, the models and report.html. The same command continues a run that was stopped.
+    """
     if dry_run:
         return _print_plan(config, output, n_jobs, only, manner)
     from emobench.cli.console import ConsoleReporter, print_outcome
     from emobench.running import runner
 
+    reporter = ConsoleReporter(quiet=manner.quiet)
     outcome = runner.run(
         config,
         output=output,
@@ -42,7 +44,7 @@ def run(
         force=force,
         retune=retune,
         dask=dask,
-        reporter=ConsoleReporter(quiet=manner.quiet),
+        reporter=reporter,
     )
     if manner.as_json:
         print_json(
@@ -56,7 +58,7 @@ def run(
             }
         )
     else:
-        print_outcome(outcome, quiet=manner.quiet)
+        print_outcome(outcome, reporter=reporter)
     raise typer.Exit(outcome.exit_code)
 
 
@@ -70,7 +72,10 @@ def plan(
     only: Only = [],  # noqa: B006
     manner: Manner,
 ) -> None:
-    """Print the jobs of a config and an estimate; compute nothing (the same as run --dry-run)."""
+    """Show what a run would do and how long it would take.
+
+    The same as `emobench run --dry-run`; nothing is computed.
+    """
     _print_plan(config, output, n_jobs, only, manner)
 
 

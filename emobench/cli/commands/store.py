@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from emobench.cli.console import warn
 from emobench.cli.frame import (
     Config,
     Dask,
@@ -25,7 +26,7 @@ from emobench.cli.frame import (
 @app.command()
 @takes_manner
 def features(config: Config, *, n_jobs: Jobs = -1, dask: Dask = None, manner: Manner) -> None:
-    """Extract the features of a config into the store, and nothing else."""
+    """Extract the features of a config, and nothing else."""
     from emobench.cli.console import ConsoleReporter
     from emobench.running import runner
 
@@ -40,13 +41,13 @@ def features(config: Config, *, n_jobs: Jobs = -1, dask: Dask = None, manner: Ma
     print_columns([header, *rows])
 
 
-store_app = add_group("store", "The feature store: list it, check it, clean it.")
+store_app = add_group("store", "List, check or clean the feature store.")
 
 
 @store_app.command("ls")
 @takes_manner
 def store_ls(*, manner: Manner) -> None:
-    """List what the store holds, and whether this installation can use it."""
+    """List what the store holds and what is current."""
     from emobench.corpora.location import store_folder
     from emobench.features.inventory import list_holdings
     from emobench.features.store import FeatureStore
@@ -64,7 +65,10 @@ def store_ls(*, manner: Manner) -> None:
 @store_app.command("verify")
 @takes_manner
 def store_verify(*, manner: Manner) -> None:
-    """Check every shard; move damaged ones to quarantine, so that their clips are extracted again."""
+    """Check every shard.
+
+    Damaged ones are moved to quarantine and their clips are extracted again by the next run.
+    """
     from emobench.corpora.location import store_folder
     from emobench.errors import MAX_LISTED, listing
     from emobench.features.inventory import check
@@ -78,11 +82,11 @@ def store_verify(*, manner: Manner) -> None:
         print(f"{found.n_shards} shards checked, {n_bad} damaged, about {found.n_clips} clips to extract again")
     limit = found.n_shards if manner.verbose else MAX_LISTED
     if found.mended and not manner.quiet:
-        complain(f"moved to quarantine, their content is not their name:\n{listing(found.mended, limit=limit)}")
+        warn(f"damaged shards were moved to quarantine:\n{listing(found.mended, limit=limit)}")
     if found.unmended:
         complain(
-            f"Every damaged shard must be moved away. {len(found.unmended)} could not be:\n"
-            f"{listing(found.unmended, limit=limit)}\nMend what stands there, and run the same command again."
+            f"{len(found.unmended)} damaged shards could not be moved to quarantine:\n"
+            f"{listing(found.unmended, limit=limit)}\nFix what is named there and run the same command again."
         )
         raise typer.Exit(5)
 
@@ -91,10 +95,13 @@ def store_verify(*, manner: Manner) -> None:
 @takes_manner
 def store_gc(
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed; remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     manner: Manner,
 ) -> None:
-    """Remove what this installation cannot use: other versions' features, quarantine, half-written files."""
+    """Remove what this installation cannot use.
+
+    That is features of other versions, quarantined shards and half-written files.
+    """
     from emobench.corpora.location import store_folder
     from emobench.features.inventory import collect
     from emobench.features.store import FeatureStore
