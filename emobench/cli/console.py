@@ -45,17 +45,14 @@ class ConsoleReporter(Reporter):
 
     def __init__(self, *, quiet: bool = False):
         self.quiet = quiet
-        self.warned: set[str] = set()
 
     def say(self, text: str) -> None:
         if not self.quiet:
             print(printable(text), file=sys.stderr, flush=True)
 
     def warn(self, text: str) -> None:
-        """Print a warning, unless it has been printed before."""
-        if not self.quiet and text not in self.warned:
+        if not self.quiet:
             warn(text)
-        self.warned.add(text)
 
     @contextlib.contextmanager
     def track(self, title: str, total: int) -> Iterator[Callable[..., None]]:
