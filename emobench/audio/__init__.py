@@ -47,7 +47,7 @@ class Audio:
         SHA-256 of the decoded samples, all channels, as a plain WAV file: equal for a WAV and its FLAC, and for the
         same samples of 16 bit kept as floating point.
     warnings : tuple of str
-        What deserves a remark: silence, clipping, a name that belies the content.
+        What deserves a remark: silence, clipping, a length that is not stated, a name that belies the content.
     """
 
     signal: np.ndarray
