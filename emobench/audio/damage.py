@@ -29,6 +29,9 @@ _FORMATS_OF_SUFFIX = {
 SILENCE = "nothing but digital silence"
 _NO_SAMPLES = "must hold samples. The header is valid and there are no samples. Copy it again."
 _FULL_SCALE = 0.999
+_LOUDEST = 8.0  # 18 dB beyond full scale: what mixing and coding of loud sound stay below
+_LEAST_INTEGER = 256
+_INTEGER_SCALES = (2**15, 2**23, 2**31)
 _HEADER_SIZE = re.compile(r"^\s*([\w ]+?)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
 _SUBFORMAT = re.compile(r"^ +format : (?!pcm)(.+)$", re.MULTILINE)
 # By how much common writers get the size of the whole file wrong, while that of the samples is right: the pad byte is
@@ -240,6 +243,16 @@ def check_finite(samples: np.ndarray, path: Any) -> None:
             f"every sample must be finite. {len(bad)} are NaN or infinite, the first at index {bad[0]}. "
             "Repair or remove the recording.",
         )
+
+
+def check_peak(low: float, high: float, path: Any) -> None:
+    """Refuse floating-point samples so far beyond full scale ±1 that they are no sound, or integers kept as floats."""
+    peak = max(-low, high)
+    if peak < _LOUDEST:
+        return
+    full_scale = next((scale for scale in _INTEGER_SCALES if peak <= scale), 0) if peak >= _LEAST_INTEGER else 0
+    hint = f"Are these integers saved as float? Divide by {full_scale:,}." if full_scale else "Scale it to ±1."
+    raise AudioError(path, f"samples must be within full scale ±1. They reach {peak:,.6g}. {hint}")
 
 
 def check_duration(duration_s: float, path: Any, policy: AudioPolicy, *, n_samples: int | None = None) -> None:

@@ -31,6 +31,7 @@ from emobench.audio.damage import (
     check_finite,
     check_n_decoded,
     check_n_samples,
+    check_peak,
     extremes_of,
     kind_of_file,
     os_reason,
@@ -143,6 +144,7 @@ def decode(
     signal = to_mono(_to_float(samples), path, policy)
     if samples.dtype.kind == "f":
         check_finite(signal, path)  # the sum of finite channels can overflow
+        check_peak(float(samples.min()), float(samples.max()), path)
     remarks += remarks_on_signal(signal, extremes_of(signal, samples), container, path, policy)
     clip = clip or hashlib.sha256(data).hexdigest()
     return Audio(signal, sr, clip, _content_hash(samples, sr, data, clip), remarks)
@@ -345,6 +347,7 @@ def check_signal(signal: Any, sr: Any, *, name: str = "signal") -> np.ndarray:
     with np.errstate(over="ignore"):
         mono = np.ascontiguousarray(array.mean(axis=1) if array.ndim == 2 else array, dtype=np.float32)
     check_finite(mono, name)  # float64 can be finite and too large for float32
+    check_peak(float(array.min()), float(array.max()), name)
     return mono
 
 

@@ -19,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 
 from emobench.audio import AudioPolicy
+from emobench.audio.damage import check_peak
 from emobench.audio.decoding import open_recording, open_regular, to_mono
 from emobench.errors import AudioError
 
@@ -66,6 +67,7 @@ def open_stream(path: str | os.PathLike[str], policy: AudioPolicy) -> Iterator[S
 
         def blocks() -> Iterator[np.ndarray]:
             for samples in recording.blocks("float32", max(1, BLOCK_SAMPLES // recording.sound.channels)):
+                check_peak(float(samples.min()), float(samples.max()), path)
                 yield to_mono(samples, path, policy)
 
         yield Stream(sr, blocks(), recording.remarks())
