@@ -42,7 +42,7 @@ class Audio:
     sr : int
         Native sampling rate in Hz.
     clip : str
-        SHA-256 of the file's bytes.
+        SHA-256 of the file's bytes; where another program decodes them, of its name and version too.
     content : str
         SHA-256 of the decoded samples, all channels, as a plain WAV file: equal for a WAV and its FLAC, and for the
         same samples of 16 bit kept as floating point.

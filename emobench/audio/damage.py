@@ -15,7 +15,7 @@ from emobench.audio import AudioPolicy
 from emobench.audio.containers import FRAME_SAMPLES, Chunks, Container, Frames, Pages
 from emobench.errors import AudioError
 
-# Formats that a file of this suffix has, as libsndfile calls them; anything else deserves a remark.
+# Formats that a file of this suffix has, as libsndfile or `foreign` call them; anything else deserves a remark.
 _FORMATS_OF_SUFFIX = {
     ".wav": {"WAV", "WAVEX", "RF64"},
     ".flac": {"FLAC"},
@@ -25,6 +25,10 @@ _FORMATS_OF_SUFFIX = {
     ".aif": {"AIFF"},
     ".w64": {"W64"},
     ".rf64": {"RF64"},
+    ".aac": {"AAC", "MPEG-4"},
+    ".amr": {"AMR"},
+    ".webm": {"WebM"},
+    **{suffix: {"MPEG-4"} for suffix in (".m4a", ".mp4", ".mov", ".3gp")},
 }
 SILENCE = "nothing but digital silence"
 _NO_SAMPLES = "must hold samples. The header is valid and there are no samples. Copy it again."

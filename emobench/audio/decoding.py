@@ -40,9 +40,13 @@ from emobench.audio.damage import (
     sentence_of,
     unreadable_reason,
 )
+from emobench.audio.foreign import MOST_BYTES, converted, decoder, recognise
 from emobench.errors import AudioError
 
-SUFFIXES = (*(".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".w64", ".rf64"),)
+SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".w64", ".rf64"),
+    *(".m4a", ".mp4", ".mov", ".3gp", ".aac", ".amr", ".webm"),  # through ffmpeg
+)
 
 RATES_HZ = (1_000, 768_000)
 _READ_AT_ONCE = 64 * 2**20  # larger files have their header checked before they are read
@@ -78,12 +82,15 @@ def read_bytes(path: str | os.PathLike[str], policy: AudioPolicy = DEFAULT_POLIC
 
 def _check_size(file: io.BufferedReader, size: int, path: Any, policy: AudioPolicy) -> None:
     """Refuse a large file that is no recording or too long a one, from its header alone."""
-    with open_recording(file, path) as recording:
-        sr, n_channels, n = recording.sr, recording.sound.channels, recording.promised
-    if n is not None:
-        check_duration(n / sr, path, policy)
-        check_n_samples(n * n_channels, path)
-    most = int(8 * (policy.max_duration_s * sr if n is None else n) * n_channels) + _READ_AT_ONCE
+    if recognise(file) is not None:
+        most = MOST_BYTES
+    else:
+        with open_recording(file, path) as recording:
+            sr, n_channels, n = recording.sr, recording.sound.channels, recording.promised
+        if n is not None:
+            check_duration(n / sr, path, policy)
+            check_n_samples(n * n_channels, path)
+        most = int(8 * (policy.max_duration_s * sr if n is None else n) * n_channels) + _READ_AT_ONCE
     if size > most:
         raise AudioError(
             path, f"must hold its recording and little else. It has {size} B, its header explains {most}. Cut it."
@@ -124,7 +131,7 @@ def decode(
     Parameters
     ----------
     data : bytes
-        A file of any format that libsndfile reads.
+        A file of any format that libsndfile reads, or ffmpeg where it is there (see `foreign`).
     path : path
         Only named in messages and compared with the content's format.
     clip : str, optional
@@ -146,7 +153,7 @@ def decode(
         check_finite(signal, path)  # the sum of finite channels can overflow
         check_peak(float(samples.min()), float(samples.max()), path)
     remarks += remarks_on_signal(signal, extremes_of(signal, samples), container, path, policy)
-    clip = clip or hashlib.sha256(data).hexdigest()
+    clip = clip or clip_of(data)
     return Audio(signal, sr, clip, _content_hash(samples, sr, data, clip), remarks)
 
 
@@ -167,7 +174,12 @@ def _view_plain_wav(data: bytes) -> tuple[np.ndarray, int, str] | None:
 
 def _read_samples(data: bytes, path: Any, policy: AudioPolicy) -> tuple[np.ndarray, int, str, tuple[str, ...]]:
     """Return samples, rate, format and remarks of any other file, or raise `AudioError`."""
-    return _read_open(io.BytesIO(data), path, policy)
+    file = io.BytesIO(data)
+    if (found := recognise(file)) is None:
+        return _read_open(file, path, policy)
+    with converted(file, found, path, policy.max_duration_s) as wav:
+        samples, sr, _, remarks = _read_open(wav, path, policy)
+    return samples, sr, found.title, remarks
 
 
 def _read_open(file: BinaryIO, path: Any, policy: AudioPolicy) -> tuple[np.ndarray, int, str, tuple[str, ...]]:
@@ -352,12 +364,23 @@ def check_signal(signal: Any, sr: Any, *, name: str = "signal") -> np.ndarray:
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:
-    """Return the clip id of a file: SHA-256 of its bytes, read in blocks."""
+    """Return the clip id of a file: SHA-256 of its bytes, read in blocks; see `clip_of`."""
     with open_regular(path) as file:
         try:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return _clip_of(hashlib.file_digest(file, "sha256"), file)
         except OSError as error:
             raise AudioError(path, os_reason(error)) from None
+
+
+def clip_of(data: bytes) -> str:
+    """Return the clip id of a recording's bytes: their SHA-256, to which a decoder that is not ours adds its name."""
+    return _clip_of(hashlib.sha256(data), io.BytesIO(data))
+
+
+def _clip_of(digest: Any, file: BinaryIO) -> str:
+    if recognise(file) is not None:
+        digest.update(f"\0{decoder()}".encode())
+    return digest.hexdigest()
 
 
 def _content_hash(samples: np.ndarray, sr: int, data: bytes, clip: str) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from emobench.audio import AudioPolicy
 from emobench.audio.damage import check_peak
 from emobench.audio.decoding import open_recording, open_regular, to_mono
+from emobench.audio.foreign import converted, recognise
 from emobench.errors import AudioError
 
 BLOCK_SAMPLES = 2**16  # read at a time, over all channels
@@ -58,6 +59,8 @@ def open_stream(path: str | os.PathLike[str], policy: AudioPolicy) -> Iterator[S
     """
     with ExitStack() as stack:
         file: BinaryIO = stack.enter_context(open_regular(path))
+        if (found := recognise(file)) is not None:
+            file = stack.enter_context(converted(file, found, path))
         recording = stack.enter_context(open_recording(file, path))
         sr, promised = recording.sr, recording.promised
         if promised is not None and promised / sr < policy.min_duration_s:

@@ -174,7 +174,7 @@ class Predictor:
         Parameters
         ----------
         audio : path, or float array of shape (n_samples,) or (n_samples, n_channels)
-            A file of any format that libsndfile reads, or a signal, full scale ±1.
+            A file, of any format that libsndfile reads, or ffmpeg where it is there; or a signal, full scale ±1.
         sr : int
             Rate in Hz of a signal; not used with a path.
         threshold : float in [0, 1], optional
