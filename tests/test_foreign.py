@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from emobench.audio.damage import conversion_line
 from emobench.audio.decoding import clip_of, decode, hash_file, read_audio
 from emobench.audio.foreign import recognise
 from emobench.audio.streaming import open_stream
-from emobench.errors import AudioError
+from emobench.errors import AudioError, StorageError
 from emobench.features import get_features
 from emobench.features.extraction import Extracted, extract_clips
 from emobench.files import hash_bytes
@@ -195,6 +196,7 @@ def test_ffmpeg_that_fails_is_an_error_with_its_last_line(body, reason, write, f
 
 
 @pytest.mark.timeout(30)
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_ffmpeg_that_hangs_is_ended_with_all_that_it_started(write, fake_ffmpeg, monkeypatch):
     folder = fake_ffmpeg(
         "import subprocess\nchild = subprocess.Popen(['sleep', '600'])\n"
@@ -205,8 +207,11 @@ def test_ffmpeg_that_hangs_is_ended_with_all_that_it_started(write, fake_ffmpeg,
         read_audio(write(M4A, "x.m4a"))
     pid = int((folder / "sound.w64.pid").read_text())
     for _ in range(100):
-        state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout.strip()
-        if not state or state.startswith("Z"):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except FileNotFoundError:
+            return
+        if state in "ZX":
             return
         time.sleep(0.05)
     pytest.fail(f"still there: {state}")
@@ -218,6 +223,17 @@ def test_file_that_is_too_large_for_ffmpeg_is_refused_before_it_is_read(write, m
     os.truncate(path, 3 * 2**30)  # sparse
     with pytest.raises(AudioError, match="It has 3221225472 B"):
         read_audio(path)
+
+
+def test_folder_for_the_copy_that_is_full_is_no_fault_of_the_recording(write, fake_ffmpeg, monkeypatch):
+    fake_ffmpeg("")
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(foreign.shutil, "copyfileobj", full)
+    with pytest.raises(StorageError, match="No space left on device. Free some space, or set TMPDIR"):
+        read_audio(write(M4A, "x.m4a"))
 
 
 # --- identity -------------------------------------------------------------------------------------------------------

@@ -65,9 +65,9 @@ class Source:
         return self._position
 
     def read(self, n: int) -> bytes:
-        blocks = []
         if self._end < self._size - 128 <= self._position:  # libmpg123 looks for a tag there
-            blocks.append(bytes(min(n, self._size - self._position)))
+            return bytes(min(n, self._size - self._position))
+        blocks = []
         while n > 0 and self._position < self._end:
             index = bisect_right(self._starts, self._position) - 1
             piece, offset = self._pieces[index], self._position - self._starts[index]

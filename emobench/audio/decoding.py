@@ -208,14 +208,19 @@ class Recording:
     Attributes
     ----------
     sound : soundfile.SoundFile
+    path : path
+        Only named in messages.
     promised : int or None
         How many samples it has, where that is stated or its frames add up to it.
+    facts : Container or None
+    source : Source
+        What `sound` reads.
     """
 
     sound: Any
     path: Any
     promised: int | None
-    container_facts: Container | None
+    facts: Container | None
     source: Source
 
     @property
@@ -227,7 +232,7 @@ class Recording:
         return self.sound.format
 
     def remarks(self, duration_s: float | None = None) -> tuple[str, ...]:
-        return remarks_on_length(self.container_facts, duration_s, is_stated=self.promised is not None)
+        return remarks_on_length(self.facts, duration_s, is_stated=self.promised is not None)
 
     def blocks(self, dtype: str, size: int) -> Iterator[np.ndarray]:
         """Yield samples (n, n_channels) to the end; raise `AudioError` where that is not what was promised."""
@@ -246,7 +251,8 @@ class Recording:
                 raise AudioError(self.path, os_reason(self.source.error))
             if len(samples):
                 n_read += len(samples)
-                check_finite(samples, self.path)
+                if samples.dtype.kind == "f":
+                    check_finite(samples, self.path)
                 yield samples
             if len(samples) < size or n_read == self.promised:
                 break
@@ -260,10 +266,9 @@ def open_recording(file: BinaryIO, path: Any) -> Iterator[Recording]:
 
     facts = read_container(file)
     source = facts.source(file) if facts else Source(file)
-    is_mpeg = isinstance(facts, Frames)
     head = bytes_at(file, 0, 512)
     try:
-        with _quiet(is_mpeg):
+        with _quiet(True):
             sound = soundfile.SoundFile(source)
     except (soundfile.LibsndfileError, RuntimeError, TypeError, MemoryError) as error:
         if isinstance(facts, Pages):

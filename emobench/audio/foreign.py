@@ -13,18 +13,20 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from emobench.audio.containers import bytes_at, end_of_tag, read_chunks, read_pages, size_of
-from emobench.audio.damage import check_container, conversion_line
-from emobench.errors import AudioError
+from emobench.audio.damage import MOST_SAMPLES, check_container, conversion_line
+from emobench.errors import AudioError, StorageError
 
 TIME_LIMIT_S = 60.0
 MOST_BYTES = 2**30  # of a file that is given to ffmpeg
+_MOST_DECODED = 4 * MOST_SAMPLES + 2**20  # beyond what may be read
+_COPY = "recording"
 
 # Of damage, what ffmpeg mentions without failing.
 _MISSING = re.compile(r"prematurely|partial file|truncat|mismatch|invalid data", re.IGNORECASE)
@@ -111,13 +113,13 @@ def converted(file: BinaryIO, found: Foreign, path: Any, max_duration_s: float |
     ------
     AudioError
         If there is no ffmpeg, or it fails, takes too long or finds no sound.
+    StorageError
+        If the copy cannot be written.
     """
     check_container(read_chunks(file) or read_pages(file), "", path, is_linear=False)  # of a cut, ffmpeg says nothing
     size = size_of(file)
     if size > MOST_BYTES:
-        raise AudioError(
-            path, f"must have at most {MOST_BYTES} B. It has {size}. Convert it: `{conversion_line(path)}`."
-        )
+        raise AudioError(path, f"must have at most {MOST_BYTES} B. It has {size}. {_advice(path)}")
     program = _program()
     if program is None:
         raise AudioError(
@@ -125,16 +127,23 @@ def converted(file: BinaryIO, found: Foreign, path: Any, max_duration_s: float |
             f"holds {_codec(file, found)}, which needs ffmpeg, and ffmpeg is not installed. Install it "
             f"(apt install ffmpeg), or convert the recording elsewhere: `{conversion_line(path)}`.",
         )
-    with tempfile.TemporaryDirectory(prefix="emobench-") as folder:
-        file.seek(0)
-        with open(Path(folder, "recording"), "wb") as copy:
-            shutil.copyfileobj(file, copy, 2**20)
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="emobench-"))
+            file.seek(0)
+            with open(Path(folder, _COPY), "wb") as copy:
+                shutil.copyfileobj(file, copy, 2**20)
+        except OSError as error:
+            raise StorageError(
+                f"A copy of {path} for ffmpeg cannot be written. The system says: {error.strerror}. "
+                "Free some space, or set TMPDIR to another folder."
+            ) from error
         command = [program, "-nostdin", "-hide_banner", "-loglevel", "error", "-xerror", "-threads", "1"]
-        command += ["-protocol_whitelist", "file", "-f", found.demuxer, "-i", "recording", "-vn", "-sn", "-dn"]
-        command += ["-t", f"{max_duration_s + 1:.3f}"] if max_duration_s is not None else []
+        command += ["-protocol_whitelist", "file", "-f", found.demuxer, "-i", _COPY, "-vn", "-sn", "-dn"]
+        if max_duration_s is not None:
+            command += ["-t", f"{max_duration_s + 1:.3f}", "-fs", str(_MOST_DECODED)]
         _run([*command, "-threads", "1", "-c:a", "pcm_f32le", "-f", "wav", "-rf64", "auto", "decoded"], folder, path)
-        with open(Path(folder, "decoded"), "rb") as decoded:
-            yield decoded
+        yield stack.enter_context(open(Path(folder, "decoded"), "rb"))
 
 
 def _run(command: list[str], folder: str, path: Any) -> None:
@@ -160,10 +169,7 @@ def _run(command: list[str], folder: str, path: Any) -> None:
             if status is None:
                 _kill(process)
     if status is None:
-        raise AudioError(
-            path,
-            f"ffmpeg did not decode it in {TIME_LIMIT_S:g} s and was ended. Convert it: `{conversion_line(path)}`.",
-        )
+        raise AudioError(path, f"ffmpeg did not decode it in {TIME_LIMIT_S:g} s and was ended. {_advice(path)}")
     text = log.read_bytes()[-10_000:].decode("utf-8", "replace")
     lines = [line for line in text.splitlines() if line.strip() and "Last message repeated" not in line]
     if "does not contain any stream" in text:
@@ -178,7 +184,8 @@ def _advice(path: Any) -> str:
 
 def _sentence(lines: list[str]) -> str:
     """Return ffmpeg's last line without the address of what says it."""
-    line = re.sub(r"^\[(.+?) @ 0x[0-9a-f]+\]", r"\1:", lines[-1]) if lines else "nothing"
+    line = lines[-1] if lines else "nothing"
+    line = re.sub(r"^\[(.+?) @ 0x[0-9a-f]+\]", r"\1:", line.removeprefix(f"{_COPY}: "))
     return "".join(char if char.isprintable() else " " for char in line).strip().rstrip(".")
 
 
