@@ -248,6 +248,13 @@ def test_what_other_programs_append_is_no_damage(name, is_counted, write):
     assert len(read_stream(write(content))[0]) == SR
 
 
+@pytest.mark.parametrize("pad", [b"", b"\0"], ids=["without a pad byte", "with one"])
+def test_chunk_behind_an_odd_number_of_bytes_is_no_damage(pad):
+    body = body_of(SOUND[1:], "PCM_24")
+    content = make_wav(body, n_bits=24, data=len(body), behind=pad + b"LIST" + struct.pack("<I", 4) + b"abcd")
+    assert len(decode(content).signal) == SR - 1
+
+
 @pytest.mark.parametrize("behind", [WAV, BODY, BODY[:2], b"data" + struct.pack("<I", len(BODY)) + BODY])
 def test_more_samples_behind_the_samples_are_damage(behind):
     with pytest.raises(AudioError, match="agree with its data|valid header"):
@@ -372,6 +379,14 @@ def test_mp3_with_junk_between_its_frames_is_read_without_a_word(capfd, write):
     np.testing.assert_array_equal(recording.signal, decode(data).signal)
     np.testing.assert_array_equal(read_stream(write(content, "x.mp3"))[0], recording.signal)
     assert capfd.readouterr() == ("", "")
+
+
+def test_mp3_with_a_frame_overwritten_is_refused():
+    data = bytearray(encode(SOUND, "MP3"))
+    position = data.index(data[:2], len(data) // 2)
+    data[position : position + 4] = bytes(4)
+    with pytest.raises(AudioError, match="truncated: its first frame says [0-9]+ frames, the file has"):
+        decode(bytes(data))
 
 
 @pytest.mark.parametrize("seed", range(5))

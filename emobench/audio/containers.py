@@ -136,9 +136,8 @@ class Chunks:
     n_bits: int = 0
     align: int = 1
     is_linear: bool = False
-    fields: tuple[
-        tuple[int, str, int], ...
-    ] = ()  # sizes that are wrong if it is unknown: position, format, right value
+    # Position, format and right value of each size that is wrong where the length is unknown.
+    fields: tuple[tuple[int, str, int], ...] = ()
 
     @property
     def is_form_unknown(self) -> bool:
@@ -203,7 +202,9 @@ def read_chunks(file: BinaryIO) -> Chunks | None:
         size, data_field = wide, wide_field
     extra = 8 if name == b"SSND" else 0  # an offset and a block's size, which count
     found = Chunks(kind, n_bytes, form, body_at + extra, max(0, size - extra), **facts)
-    end = found.data_at + found.data + found.data % 2
+    end = found.data_at + found.data
+    if found.data % 2 and bytes_at(file, end, 1) == b"\0":  # some writers leave the pad byte out
+        end += 1
     if end < n_bytes:
         is_last = _is_trailer(file, end, n_bytes, order, smallest=found.align if end < form + 8 else 8)
         is_unknown = found.data == 0 and (not is_last or _is_blank(file, end))

@@ -172,7 +172,8 @@ def _check_pages(pages: Pages, path: Any) -> None:
 def _check_frames(frames: Frames, path: Any) -> None:
     """Refuse an MP3 shorter than its first frame says: libmpg123 decodes what there is and only warns on stderr."""
     size, count = frames.stated_bytes or 0, frames.stated or 0
-    if size > frames.n_bytes or count > frames.n_frames + 1:
+    most = frames.n_frames + (not frames.n_foreign)  # some encoders count the first frame too
+    if size > frames.n_bytes or count > most:
         says, has = (
             (f"{size} B", f"{frames.n_bytes}") if size > frames.n_bytes else (f"{count} frames", f"{frames.n_frames}")
         )
