@@ -160,6 +160,34 @@ def test_silent_window_is_answered_with_a_warning(predictor):
     assert [bool(answer.warning) for answer in answers] == [False, True]
 
 
+def unknown_length(path, suffix):
+    """Take the length out of a file."""
+    data = bytearray(path.read_bytes())
+    if suffix == "wav":
+        data[4:8] = data[40:44] = b"\xff" * 4
+    elif suffix == "flac":
+        data[21] &= 0xF0
+        data[22:26] = bytes(4)
+    else:
+        data = data[data.index(data[:2], 4) :]  # without the first frame, which describes the others
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "mp3"])
+def test_windows_reach_the_end_of_a_recording_of_unknown_length(predictor, small_blocks, tmp_path, suffix):
+    path = tmp_path / f"long.{suffix}"
+    # Loud at first: of an MP3 of variable bit rate, the first frames are then larger than the others.
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 22_050)
+    options = {"bitrate_mode": "VARIABLE"} if suffix == "mp3" else FORMATS[suffix]
+    soundfile.write(path, np.concatenate([noise, 0.1 * speech(22_050, 5.0)]), 22_050, **options)
+    unknown_length(path, suffix)
+    answers = list(predictor.predict_windows(path, window_s=1.0, hop_s=1.0))
+    assert len(answers) in (6, 7)
+    assert answers[-1].end_s == pytest.approx(6.0, abs=0.1)
+    warning = "" if suffix == "mp3" else "length unknown: read to the end"
+    assert [answer.warning for answer in answers] == [warning] + [""] * (len(answers) - 1)
+
+
 def test_threshold_makes_windows_uncertain(predictor):
     answers = list(predictor.predict_windows(speech(SR), SR, window_s=1.0, hop_s=0.5, threshold=0.9))
     for answer in answers:

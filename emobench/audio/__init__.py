@@ -42,12 +42,12 @@ class Audio:
     sr : int
         Native sampling rate in Hz.
     clip : str
-        SHA-256 of the file's bytes.
+        SHA-256 of the file's bytes; where another program decodes them, of its name and version too.
     content : str
         SHA-256 of the decoded samples, all channels, as a plain WAV file: equal for a WAV and its FLAC, and for the
         same samples of 16 bit kept as floating point.
     warnings : tuple of str
-        What deserves a remark: silence, clipping, a name that belies the content.
+        What deserves a remark: silence, clipping, a length that is not stated, a name that belies the content.
     """
 
     signal: np.ndarray

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import stat
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from emobench.audio import AudioPolicy
+from emobench.audio.containers import FRAME_SAMPLES, Chunks, Container, Frames, Pages
 from emobench.errors import AudioError
 
-# Formats that libsndfile reports for a file of this suffix; anything else deserves a remark.
+# Formats that a file of this suffix has, as libsndfile or `foreign` call them; anything else deserves a remark.
 _FORMATS_OF_SUFFIX = {
     ".wav": {"WAV", "WAVEX", "RF64"},
     ".flac": {"FLAC"},
@@ -24,20 +25,25 @@ _FORMATS_OF_SUFFIX = {
     ".aif": {"AIFF"},
     ".w64": {"W64"},
     ".rf64": {"RF64"},
+    ".aac": {"AAC", "MPEG-4"},
+    ".amr": {"AMR"},
+    ".webm": {"WebM"},
+    **{suffix: {"MPEG-4"} for suffix in (".m4a", ".mp4", ".mov", ".3gp")},
 }
 SILENCE = "nothing but digital silence"
+_NO_SAMPLES = "must hold samples. The header is valid and there are no samples. Copy it again."
 _FULL_SCALE = 0.999
+_LOUDEST = 8.0  # 18 dB beyond full scale: what mixing and coding of loud sound stay below
+_LEAST_INTEGER = 256
+_INTEGER_SCALES = (2**15, 2**23, 2**31)
 _HEADER_SIZE = re.compile(r"^\s*([\w ]+?)\s*:\s*(\d+) \(should be (\d+)\)", re.MULTILINE)
-_HEADER_FIELD = re.compile(r"^\s*([\w ]+?)\s*:\s*(\d+)", re.MULTILINE)
-_UNKNOWN_LENGTH = {0xFFFFFFFF, 0xFFFFFFFF - 36, 0x7FFFFFFF, 0x7FFFFFFF - 36}  # what streaming writers put for a size
-# Sizes of whole files that common writers get wrong, while the size of the samples is right: the pad byte is not
-# counted, or the eight bytes of the marker are.
-_WHOLE_FILE = {"RIFF", "FORM"}
+_SUBFORMAT = re.compile(r"^ +format : (?!pcm)(.+)$", re.MULTILINE)
+# By how much common writers get the size of the whole file wrong, while that of the samples is right: the pad byte is
+# not counted, or the eight bytes of the marker are.
 _HARMLESS_EXCESS = (1, 8)
-_BITS_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
-def unreadable_reason(head: bytes, error: Exception) -> str:
+def unreadable_reason(head: bytes, error: Exception, path: Any) -> str:
     start = head.lstrip()[:200].lower()
     if start.startswith(b"version https://git-lfs"):
         return "must hold a recording. It is a Git LFS pointer. Run `git lfs pull` in the corpus's repository."
@@ -57,7 +63,29 @@ def unreadable_reason(head: bytes, error: Exception) -> str:
             "must be in a format that libsndfile reads (WAV, FLAC, OGG, MP3, AIFF). Its content is none of them. "
             "Convert it or copy it again."
         )
+    if "unimplemented format" in str(error) or "unsupported encoding" in str(error):
+        return (
+            f"must have a valid header, of an encoding that libsndfile reads. {sentence_of(error)} "
+            f"Convert it: `{conversion_line(path)}`."
+        )
     return f"must have a whole, valid header. {sentence_of(error)} Copy or download it again."
+
+
+def conversion_line(path: str | os.PathLike[str]) -> str:
+    """Return the command that converts a recording to WAV, quoted so that it can be pasted into a shell."""
+    source = os.fspath(path)
+    if not os.path.isabs(source) and (source.startswith("-") or ":" in source):
+        source = os.path.join(".", source)  # not an option, nor the name of a protocol
+    stem, suffix = os.path.splitext(source)
+    target = stem + ("-converted.wav" if suffix.lower() == ".wav" else ".wav")
+    return f"ffmpeg -i {_quoted(source)} {_quoted(target)}"
+
+
+def _quoted(text: str) -> str:
+    if text.isprintable():
+        return "'" + text.replace("'", "'\\''") + "'"
+    plain = {*range(0x20, 0x7F)} - {*b"'\\"}
+    return "$'" + "".join(chr(byte) if byte in plain else f"\\x{byte:02x}" for byte in os.fsencode(text)) + "'"
 
 
 def _is_text(head: bytes) -> bool:
@@ -74,93 +102,124 @@ def sentence_of(error: Exception) -> str:
     return f"libsndfile says: {text or type(error).__name__}."
 
 
-def check_header(log: str, frames: int, path: Any, *, is_linear: bool) -> None:
-    """Refuse a file whose header and content disagree, by what libsndfile wrote down while it parsed them."""
-    stated_sizes = _HEADER_SIZE.findall(log) if "(should be " in log else ()  # slow, and nearly always for nothing
-    short = [
-        (chunk.strip(), int(stated), int(actual))
-        for chunk, stated, actual in stated_sizes
-        if int(stated) > int(actual) and int(stated) not in _UNKNOWN_LENGTH
-    ]
-    short = [row for row in short if not (row[0] in _WHOLE_FILE and row[1] - row[2] in _HARMLESS_EXCESS)]
+def check_container(container: Container | None, log: str, path: Any, *, is_linear: bool) -> None:
+    """Refuse a file that has fewer samples, or others, than its container states.
+
+    Parameters
+    ----------
+    log : str
+        What libsndfile wrote down while it parsed a container that is left to it. Of the others it is not asked: what
+        it finds odd is mostly in order.
+    is_linear : bool
+        Whether it takes the samples for plain numbers.
+    """
+    if isinstance(container, Pages):
+        _check_pages(container, path)
+    elif isinstance(container, Frames):
+        _check_frames(container, path)
+    elif isinstance(container, Chunks):
+        _check_chunks(container, path)
+    if container is None or (isinstance(container, Chunks) and not container.data_at):
+        _check_log(log, path, is_linear)
+
+
+def _check_chunks(chunks: Chunks, path: Any) -> None:
+    stated = [("data", chunks.data, chunks.actual)] if chunks.data_at and not chunks.is_unknown else []
+    excess = chunks.form + 8 - chunks.n_bytes
+    if not chunks.is_form_unknown and excess not in _HARMLESS_EXCESS:
+        stated.append((chunks.kind.decode(), chunks.form, chunks.n_bytes - 8))
+    for chunk, size, actual in stated:
+        if size > actual:
+            raise AudioError(
+                path,
+                f"truncated: its header ({chunk}) says {size} B, the file has {actual}. Copy or download it again.",
+            )
+    if chunks.data_at and not chunks.data and not chunks.is_unknown:
+        raise AudioError(path, _NO_SAMPLES)
+    expected = chunks.n_channels * -(-chunks.n_bits // 8)
+    size = chunks.n_unknown if chunks.is_unknown else chunks.data
+    if chunks.is_linear and chunks.align != expected:
+        complaint = (
+            f"{chunks.n_channels} channels of {chunks.n_bits} bit take {expected} B a sample, it says {chunks.align}."
+        )
+    elif chunks.is_linear and size % chunks.align and not (size % chunks.align == 1 and size % 2 == 0):  # a pad byte
+        even = "an even number of bytes, " if chunks.align % 2 == 0 else ""
+        complaint = f"Whole samples take {even}a multiple of {chunks.align}; there are {size} B."
+    elif not chunks.is_last:
+        complaint = f"Unknown chunk marker at byte {chunks.data_at + size}: more samples seem to follow."
+    else:
+        return
+    raise AudioError(
+        path,
+        f"its header must agree with its data ({chunks.data} B by the header). {complaint} Copy or download it again.",
+    )
+
+
+def _check_pages(pages: Pages, path: Any) -> None:
+    """Refuse an Ogg stream with a page cut or damaged: libsndfile leaves it out and says nothing."""
+    if pages.damaged_at is not None:
+        raise AudioError(path, f"damaged: the page at byte {pages.damaged_at} has another checksum. Copy it again.")
+    if not pages.is_ended:
+        raise AudioError(path, "truncated: the stream ends before its last page. Copy or download it again.")
+    if pages.n_streams > 1:
+        raise AudioError(
+            path,
+            f"must be one recording. It is {pages.n_streams} one after another, of which only the first would be "
+            f"read. Join them: `{conversion_line(path)}`.",
+        )
+
+
+def _check_frames(frames: Frames, path: Any) -> None:
+    """Refuse an MP3 shorter than its first frame says: libmpg123 decodes what there is and only warns on stderr."""
+    size, count = frames.stated_bytes or 0, frames.stated or 0
+    most = frames.n_frames + (not frames.n_foreign)  # some encoders count the first frame too
+    if size > frames.n_bytes or count > most:
+        says, has = (
+            (f"{size} B", f"{frames.n_bytes}") if size > frames.n_bytes else (f"{count} frames", f"{frames.n_frames}")
+        )
+        raise AudioError(
+            path, f"truncated: its first frame says {says}, the file has {has}. Copy or download it again."
+        )
+
+
+def _check_log(log: str, path: Any, is_linear: bool) -> None:
+    sizes = _HEADER_SIZE.findall(log) if "(should be " in log else ()  # slow, and nearly always for nothing
+    short = [(chunk.strip(), stated, actual) for chunk, stated, actual in sizes if int(stated) > int(actual)]
     if short:
         chunk, stated, actual = short[-1]  # the innermost: of the samples, where they are cut
         raise AudioError(
             path,
             f"truncated: its header ({chunk}) says {stated} B, the file has {actual}. Copy or download it again.",
         )
-    complaint = _contradiction(log, is_linear)
-    if complaint:
-        raise AudioError(
-            path,
-            f"its header must agree with its data ({frames} samples by the header). {complaint} "
-            "Copy or download it again.",
-        )
-
-
-def _contradiction(log: str, is_linear: bool) -> str:
-    """Return how a header contradicts itself or what follows it, or nothing."""
-    fields = {name: int(value) for name, value in reversed(_HEADER_FIELD.findall(log))}
-    size, align = fields.get("data", 0), fields.get("Block Align", 1)
-    if is_linear and {"Block Align", "Channels", "Bit Width"} <= fields.keys():
-        expected = fields["Channels"] * -(-fields["Bit Width"] // 8)
-        if align != expected:
-            return (
-                f"{fields['Channels']} channels of {fields['Bit Width']} bit take {expected} B a sample, "
-                f"it says {align}."
-            )
+    if is_linear and (coding := _SUBFORMAT.search(log)):  # of a W64: libsndfile takes each for PCM, and reads noise
+        raise AudioError(path, f"holds {coding[1]}, which libsndfile misreads. Convert it: `{conversion_line(path)}`.")
     for line in log.splitlines():
-        # Chunks of other programs, the pad byte of an odd size, and the last block of GSM are in order.
-        is_in_order = "(unknown marker)" in line or "data chunk seems to be truncated" in line
-        if "even number of bytes" in line:
-            is_in_order = size in _UNKNOWN_LENGTH or size % max(align, 1) == 0
-        if line.startswith("***") and not is_in_order:
-            return f"libsndfile says: {line.strip('* .')}."
-    return ""
-
-
-def check_ogg(data: bytes, path: Any) -> None:
-    """Refuse an Ogg stream with a page cut or damaged: libsndfile leaves it out and says nothing."""
-    position, is_last = 0, True
-    while data.startswith(b"OggS", position):
-        body = position + 27 + (data[position + 26] if position + 26 < len(data) else 0)
-        end = body + sum(data[position + 27 : body])
-        if max(body, end) > len(data):
-            is_last = False
-            break
-        page = data[position : position + 22] + bytes(4) + data[position + 26 : end]
-        if ogg_checksum(page) != int.from_bytes(data[position + 22 : position + 26], "little"):
-            raise AudioError(path, f"damaged: the page at byte {position} has another checksum. Copy it again.")
-        is_last = bool(data[position + 5] & 4)
-        position = end
-    if not is_last:
-        raise AudioError(path, "truncated: the stream ends before its last page. Copy or download it again.")
-
-
-def ogg_checksum(page: bytes) -> int:
-    """Return the CRC-32 of RFC 3533, which runs through the bits of a byte the other way round than zlib's."""
-    mirrored = zlib.crc32(page.translate(_BITS_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{mirrored:032b}"[::-1], 2)
-
-
-def check_xing(data: bytes, path: Any) -> None:
-    """Refuse an MP3 shorter than its first frame says: mpg123 decodes what there is and only warns on stderr."""
-    if not data.startswith((b"ID3", b"\xff")):
-        return
-    start = 0
-    if data.startswith(b"ID3"):
-        start = 10 + sum(byte << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=False))
-    for name in (b"Xing", b"Info"):
-        position = data.find(name, start, start + 64)
-        flags = int.from_bytes(data[position + 4 : position + 8], "big")
-        if position < 0 or not flags & 2:
-            continue
-        field = position + 8 + 4 * (flags & 1)
-        stated, actual = int.from_bytes(data[field : field + 4], "big"), len(data) - start
-        if stated > actual:
+        if line.startswith("***") and "(unknown marker)" not in line:
             raise AudioError(
-                path, f"truncated: its first frame says {stated} B, the file has {actual}. Copy or download it again."
+                path,
+                f"its header must agree with its data. libsndfile says: {line.strip('* .')}. "
+                "Copy or download it again.",
             )
+
+
+def remarks_on_length(container: Container | None, duration_s: float | None, *, is_stated: bool) -> tuple[str, ...]:
+    """Return what deserves a remark about how long a recording is said to be.
+
+    Parameters
+    ----------
+    duration_s : float or None
+        How much of it was read, where that is known.
+    is_stated : bool
+        Whether libsndfile found a number of samples.
+    """
+    if isinstance(container, Frames):
+        n = container.n_foreign
+        return (f"{n} B between its frames are no MPEG audio, and were left out",) if n else ()
+    if is_stated and not getattr(container, "is_unknown", False):
+        return ()
+    is_open = isinstance(container, Chunks) and container.data == 0
+    cause = "its writer never closed the file" if is_open else "length unknown"
+    return (f"{cause}: read to the end" + (f", {duration_s:.4g} s" if duration_s is not None else ""),)
 
 
 def check_n_samples(n_samples: int, path: Any) -> None:
@@ -172,16 +231,12 @@ def check_n_samples(n_samples: int, path: Any) -> None:
         )
 
 
-def check_samples(samples: np.ndarray, promised: int, container: str, path: Any) -> None:
-    slack = 2 * MP3_FRAME if container == "MP3" else 0
-    if len(samples) < promised - slack:
+def check_n_decoded(n_samples: int, promised: int | None, path: Any, *, is_mpeg: bool) -> None:
+    if promised is not None and n_samples < promised - (2 * FRAME_SAMPLES if is_mpeg else 0):
         raise AudioError(
             path,
-            f"truncated: its header says {promised} samples, {len(samples)} could be decoded. "
-            "Copy or download it again.",
+            f"truncated: its header says {promised} samples, {n_samples} could be decoded. Copy or download it again.",
         )
-    if samples.dtype.kind == "f":
-        check_finite(samples, path)
 
 
 def check_finite(samples: np.ndarray, path: Any) -> None:
@@ -195,9 +250,19 @@ def check_finite(samples: np.ndarray, path: Any) -> None:
         )
 
 
+def check_peak(low: float, high: float, path: Any) -> None:
+    """Refuse floating-point samples so far beyond full scale ±1 that they are no sound, or integers kept as floats."""
+    peak = max(-low, high)
+    if peak < _LOUDEST:
+        return
+    full_scale = next((scale for scale in _INTEGER_SCALES if peak <= scale), 0) if peak >= _LEAST_INTEGER else 0
+    hint = f"Are these integers saved as float? Divide by {full_scale:,}." if full_scale else "Scale it to ±1."
+    raise AudioError(path, f"samples must be within full scale ±1. They reach {peak:,.6g}. {hint}")
+
+
 def check_duration(duration_s: float, path: Any, policy: AudioPolicy, *, n_samples: int | None = None) -> None:
     if n_samples == 0:
-        raise AudioError(path, "must hold samples. The header is valid and there are no samples. Copy it again.")
+        raise AudioError(path, _NO_SAMPLES)
     if duration_s < policy.min_duration_s:
         raise AudioError(
             path,
@@ -263,4 +328,3 @@ def os_reason(error: OSError) -> str:
 
 MOST_SAMPLES = 2**30  # over all channels: 4 GiB decoded, whatever a small file promises
 STEPS_16_BIT = np.float32(2**15)
-MP3_FRAME = 1152

@@ -1,7 +1,8 @@
 """From a file, or its bytes, to a mono float32 signal at a given rate.
 
-Every complaint about a recording is made here, once, with its path and what to do. libsndfile reads truncated WAV
-files without an error, so its own log of the header is read as well as its samples.
+Every complaint about a recording is made here, once, with its path and what to do. libsndfile reads truncated files
+without an error, and refuses to be told that an odd file is whole: so `containers` reads the lengths, and `damage`
+judges whether the samples are all there.
 """
 
 from __future__ import annotations
@@ -12,34 +13,46 @@ import os
 import stat
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from emobench.audio import DEFAULT_POLICY, Audio, AudioPolicy
+from emobench.audio.containers import Chunks, Container, Frames, Pages, Source, bytes_at, read_container
 from emobench.audio.damage import (
+    MOST_SAMPLES,
     STEPS_16_BIT,
+    check_container,
     check_duration,
     check_finite,
-    check_header,
+    check_n_decoded,
     check_n_samples,
-    check_ogg,
-    check_samples,
-    check_xing,
+    check_peak,
     extremes_of,
     kind_of_file,
     os_reason,
+    remarks_on_length,
     remarks_on_signal,
     sentence_of,
     unreadable_reason,
 )
+from emobench.audio.foreign import MOST_BYTES, converted, decoder, recognise
 from emobench.errors import AudioError
 
-SUFFIXES = (".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".w64", ".rf64")
+SUFFIXES = (
+    *(".wav", ".flac", ".ogg", ".mp3", ".aiff", ".aif", ".w64", ".rf64"),
+    *(".m4a", ".mp4", ".mov", ".3gp", ".aac", ".amr", ".webm"),  # through ffmpeg
+)
 
-_RATES_HZ = (1_000, 768_000)
+RATES_HZ = (1_000, 768_000)
 _READ_AT_ONCE = 64 * 2**20  # larger files have their header checked before they are read
+_UNKNOWN_BLOCK = 2**18  # samples read at a time where nothing says how many there are
+_NO_LENGTH = 2**39  # libsndfile's number of samples where it found none
+_DESCRIPTOR_2 = threading.Lock()
 
 
 def read_audio(path: str | os.PathLike[str], policy: AudioPolicy = DEFAULT_POLICY) -> Audio:
@@ -69,12 +82,15 @@ def read_bytes(path: str | os.PathLike[str], policy: AudioPolicy = DEFAULT_POLIC
 
 def _check_size(file: io.BufferedReader, size: int, path: Any, policy: AudioPolicy) -> None:
     """Refuse a large file that is no recording or too long a one, from its header alone."""
-    head = file.read(512)
-    file.seek(0)
-    with open_sound(file, path, head) as sound:
-        check_duration(sound.frames / sound.samplerate, path, policy)
-        check_n_samples(sound.frames * sound.channels, path)
-        most = 8 * sound.frames * sound.channels + _READ_AT_ONCE
+    if recognise(file) is not None:
+        most = MOST_BYTES
+    else:
+        with open_recording(file, path) as recording:
+            sr, n_channels, n = recording.sr, recording.sound.channels, recording.promised
+        if n is not None:
+            check_duration(n / sr, path, policy)
+            check_n_samples(n * n_channels, path)
+        most = int(8 * (policy.max_duration_s * sr if n is None else n) * n_channels) + _READ_AT_ONCE
     if size > most:
         raise AudioError(
             path, f"must hold its recording and little else. It has {size} B, its header explains {most}. Cut it."
@@ -115,7 +131,7 @@ def decode(
     Parameters
     ----------
     data : bytes
-        A file of any format that libsndfile reads.
+        A file of any format that libsndfile reads, or ffmpeg where it is there (see `foreign`).
     path : path
         Only named in messages and compared with the content's format.
     clip : str, optional
@@ -128,14 +144,16 @@ def decode(
     """
     if not data:
         raise AudioError(path, "must hold a recording. The file is empty (0 bytes). Copy or download it again.")
-    samples, sr, container = _view_plain_wav(data) or _read_samples(data, path, policy)
+    plain = _view_plain_wav(data)
+    samples, sr, container, remarks = (*plain, ()) if plain else _read_samples(data, path, policy)
     check_duration(len(samples) / sr, path, policy, n_samples=len(samples))
     check_n_samples(samples.size, path)
     signal = to_mono(_to_float(samples), path, policy)
     if samples.dtype.kind == "f":
         check_finite(signal, path)  # the sum of finite channels can overflow
-    remarks = remarks_on_signal(signal, extremes_of(signal, samples), container, path, policy)
-    clip = clip or hashlib.sha256(data).hexdigest()
+        check_peak(float(samples.min()), float(samples.max()), path)
+    remarks += remarks_on_signal(signal, extremes_of(signal, samples), container, path, policy)
+    clip = clip or clip_of(data)
     return Audio(signal, sr, clip, _content_hash(samples, sr, data, clip), remarks)
 
 
@@ -148,35 +166,147 @@ def _view_plain_wav(data: bytes) -> tuple[np.ndarray, int, str] | None:
     if len(data) <= 44:
         return None
     n_channels, sr = struct.unpack_from("<HI", data, 22)
-    if n_channels not in (1, 2) or not _RATES_HZ[0] <= sr <= _RATES_HZ[1] or (len(data) - 44) % (2 * n_channels):
+    if n_channels not in (1, 2) or not RATES_HZ[0] <= sr <= RATES_HZ[1] or (len(data) - 44) % (2 * n_channels):
         return None
     samples = np.frombuffer(data, "<i2", offset=44).reshape(-1, n_channels)
     return (samples.astype(np.int16, copy=False), sr, "WAV") if data.startswith(_wav_header(samples, sr)) else None
 
 
-def _read_samples(data: bytes, path: Any, policy: AudioPolicy) -> tuple[np.ndarray, int, str]:
-    """Return samples, rate and format of a file that libsndfile reads, or raise `AudioError`."""
+def _read_samples(data: bytes, path: Any, policy: AudioPolicy) -> tuple[np.ndarray, int, str, tuple[str, ...]]:
+    """Return samples, rate, format and remarks of any other file, or raise `AudioError`."""
+    file = io.BytesIO(data)
+    if (found := recognise(file)) is None:
+        return _read_open(file, path, policy)
+    with converted(file, found, path, policy.max_duration_s) as wav:
+        samples, sr, _, remarks = _read_open(wav, path, policy)
+    return samples, sr, found.title, remarks
+
+
+def _read_open(file: BinaryIO, path: Any, policy: AudioPolicy) -> tuple[np.ndarray, int, str, tuple[str, ...]]:
+    with open_recording(file, path) as recording:
+        sr, promised, n_channels = recording.sr, recording.promised, recording.sound.channels
+        if promised is not None:
+            check_duration(promised / sr, path, policy, n_samples=promised)
+            check_n_samples(promised * n_channels, path)
+        # libsndfile converts 16 bit to floating point five times slower than NumPy, to the same numbers.
+        dtype = "int16" if recording.sound.subtype == "PCM_16" else "float32"
+        most = promised if promised is not None else min(policy.max_duration_s * sr, MOST_SAMPLES // n_channels)
+        blocks, n_read = [], 0
+        for block in recording.blocks(dtype, promised or _UNKNOWN_BLOCK):
+            blocks.append(block)
+            n_read += len(block)
+            if n_read > most:
+                break
+    samples = blocks[0] if len(blocks) == 1 else np.concatenate(blocks or [np.empty((0, n_channels), dtype)])
+    return samples, sr, recording.container, recording.remarks(n_read / sr)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A file that libsndfile has open.
+
+    Attributes
+    ----------
+    sound : soundfile.SoundFile
+    path : path
+        Only named in messages.
+    promised : int or None
+        How many samples it has, where that is stated or its frames add up to it.
+    facts : Container or None
+    source : Source
+        What `sound` reads.
+    """
+
+    sound: Any
+    path: Any
+    promised: int | None
+    facts: Container | None
+    source: Source
+
+    @property
+    def sr(self) -> int:
+        return self.sound.samplerate
+
+    @property
+    def container(self) -> str:
+        return self.sound.format
+
+    def remarks(self, duration_s: float | None = None) -> tuple[str, ...]:
+        return remarks_on_length(self.facts, duration_s, is_stated=self.promised is not None)
+
+    def blocks(self, dtype: str, size: int) -> Iterator[np.ndarray]:
+        """Yield samples (n, n_channels) to the end; raise `AudioError` where that is not what was promised."""
+        import soundfile
+
+        n_read, is_mpeg = 0, self.sound.subtype.startswith("MPEG")
+        while True:
+            try:
+                with _quiet(is_mpeg):
+                    samples = self.sound.read(size, dtype=dtype, always_2d=True)
+            except (soundfile.LibsndfileError, RuntimeError, MemoryError) as error:
+                raise AudioError(
+                    self.path, f"must decode to its end. {sentence_of(error)} Copy or download it again."
+                ) from None
+            if self.source.error is not None:
+                raise AudioError(self.path, os_reason(self.source.error))
+            if len(samples):
+                n_read += len(samples)
+                if samples.dtype.kind == "f":
+                    check_finite(samples, self.path)
+                yield samples
+            if len(samples) < size or n_read == self.promised:
+                break
+        check_n_decoded(n_read, self.promised, self.path, is_mpeg=is_mpeg)
+
+
+@contextmanager
+def open_recording(file: BinaryIO, path: Any) -> Iterator[Recording]:
+    """Open a file that libsndfile reads, or raise an `AudioError` that says what it rather is, or how it is damaged."""
     import soundfile
 
-    check_ogg(data, path)
-    check_xing(data, path)
-    with open_sound(io.BytesIO(data), path, data[:512]) as sound:
-        sr, promised, container = sound.samplerate, sound.frames, sound.format
-        if not _RATES_HZ[0] <= sr <= _RATES_HZ[1]:
+    facts = read_container(file)
+    source = facts.source(file) if facts else Source(file)
+    head = bytes_at(file, 0, 512)
+    try:
+        with _quiet(True):
+            sound = soundfile.SoundFile(source)
+    except (soundfile.LibsndfileError, RuntimeError, TypeError, MemoryError) as error:
+        if isinstance(facts, Pages):
+            check_container(facts, "", path, is_linear=False)
+        if isinstance(facts, Chunks) and facts.is_without_samples:
+            raise AudioError(path, "must hold samples. It has no chunk of them. Copy or download it again.") from None
+        raise AudioError(path, unreadable_reason(head, error, path)) from None
+    with sound:
+        # soundfile seeks to where it is after each block, and an MP3 then begins anew without what its next frame
+        # needs of the last one: it would decode to noise at every block.
+        sound.seekable = lambda: False
+        sr = sound.samplerate
+        if not RATES_HZ[0] <= sr <= RATES_HZ[1]:
             raise AudioError(
-                path, f"sampling rate must be within {_RATES_HZ[0]}–{_RATES_HZ[1]} Hz. The header says {sr}. Mend it."
+                path, f"sampling rate must be within {RATES_HZ[0]}–{RATES_HZ[1]} Hz. The header says {sr}. Mend it."
             )
-        check_header(sound.extra_info, promised, path, is_linear=sound.subtype.startswith(("PCM_", "FLOAT", "DOUBLE")))
-        check_duration(promised / sr, path, policy, n_samples=promised)
-        check_n_samples(promised * sound.channels, path)
-        try:
-            # libsndfile converts 16 bit to floating point five times slower than NumPy, to the same numbers.
-            dtype = "int16" if sound.subtype == "PCM_16" else "float32"
-            samples = sound.read(promised, dtype=dtype, always_2d=True)
-        except (soundfile.LibsndfileError, RuntimeError, MemoryError) as error:
-            raise AudioError(path, f"must decode to its end. {sentence_of(error)} Copy or download it again.") from None
-    check_samples(samples, promised, container, path)
-    return samples, sr, container
+        check_container(facts, sound.extra_info, path, is_linear=sound.subtype.startswith(("PCM_", "FLOAT", "DOUBLE")))
+        promised = sound.frames if sound.frames < _NO_LENGTH else None
+        if isinstance(facts, Frames) and not facts.is_stated:
+            promised = facts.n_samples
+        yield Recording(sound, path, promised, facts, source)
+
+
+@contextmanager
+def _quiet(is_mpeg: bool) -> Iterator[None]:
+    """Keep what libmpg123 prints from the terminal; it writes to descriptor 2, and libsndfile has no switch for it."""
+    if not is_mpeg:
+        yield
+        return
+    with _DESCRIPTOR_2, ExitStack() as stack:
+        with suppress(OSError):  # there may be none
+            kept = os.dup(2)
+            stack.callback(os.close, kept)
+            null = os.open(os.devnull, os.O_WRONLY)
+            stack.callback(os.close, null)
+            os.dup2(null, 2)
+            stack.callback(os.dup2, kept, 2)
+        yield
 
 
 def resample(signal: np.ndarray, sr: int, target_sr: int) -> np.ndarray:
@@ -211,7 +341,7 @@ def check_signal(signal: Any, sr: Any, *, name: str = "signal") -> np.ndarray:
     Accepts shape (n_samples,) or, as soundfile gives it, (n_samples, n_channels); integers are refused, because
     their full scale is not known.
     """
-    if isinstance(sr, bool) or not isinstance(sr, int | np.integer) or not _RATES_HZ[0] <= sr <= _RATES_HZ[1]:
+    if isinstance(sr, bool) or not isinstance(sr, int | np.integer) or not RATES_HZ[0] <= sr <= RATES_HZ[1]:
         raise AudioError(name, f"sr must be the sampling rate in Hz, a whole number. Got {sr!r}. Pass sr=….")
     try:
         array = np.asarray(signal)
@@ -234,16 +364,28 @@ def check_signal(signal: Any, sr: Any, *, name: str = "signal") -> np.ndarray:
     with np.errstate(over="ignore"):
         mono = np.ascontiguousarray(array.mean(axis=1) if array.ndim == 2 else array, dtype=np.float32)
     check_finite(mono, name)  # float64 can be finite and too large for float32
+    check_peak(float(array.min()), float(array.max()), name)
     return mono
 
 
 def hash_file(path: str | os.PathLike[str]) -> str:
-    """Return the clip id of a file: SHA-256 of its bytes, read in blocks."""
+    """Return the clip id of a file: SHA-256 of its bytes, read in blocks; see `clip_of`."""
     with open_regular(path) as file:
         try:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            return _clip_of(hashlib.file_digest(file, "sha256"), file)
         except OSError as error:
             raise AudioError(path, os_reason(error)) from None
+
+
+def clip_of(data: bytes) -> str:
+    """Return the clip id of a recording's bytes: their SHA-256, to which a decoder that is not ours adds its name."""
+    return _clip_of(hashlib.sha256(data), io.BytesIO(data))
+
+
+def _clip_of(digest: Any, file: BinaryIO) -> str:
+    if recognise(file) is not None:
+        digest.update(f"\0{decoder()}".encode())
+    return digest.hexdigest()
 
 
 def _content_hash(samples: np.ndarray, sr: int, data: bytes, clip: str) -> str:
@@ -277,16 +419,6 @@ def _wav_header(samples: np.ndarray, sr: int) -> bytes:
 def _to_float(samples: np.ndarray) -> np.ndarray:
     """Return samples as float32, full scale ±1."""
     return samples * (1 / STEPS_16_BIT) if samples.dtype == np.int16 else samples
-
-
-def open_sound(file: Any, path: Any, head: bytes) -> Any:
-    """Return the open `soundfile.SoundFile` of a file, or raise an `AudioError` that says what it rather is."""
-    import soundfile
-
-    try:
-        return soundfile.SoundFile(file)
-    except (soundfile.LibsndfileError, RuntimeError, TypeError, MemoryError) as error:
-        raise AudioError(path, unreadable_reason(head, error)) from None
 
 
 def to_mono(samples: np.ndarray, path: Any, policy: AudioPolicy) -> np.ndarray:

@@ -12,15 +12,16 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 
 from emobench.audio import AudioPolicy
-from emobench.audio.damage import check_finite, check_header, ogg_checksum
-from emobench.audio.decoding import open_regular, open_sound, to_mono
+from emobench.audio.damage import check_peak
+from emobench.audio.decoding import open_recording, open_regular, to_mono
+from emobench.audio.foreign import converted, recognise
 from emobench.errors import AudioError
 
 BLOCK_SAMPLES = 2**16  # read at a time, over all channels
@@ -36,10 +37,13 @@ class Stream:
         Native sampling rate in Hz.
     blocks : iterator of float32 array of shape (n_samples,)
         Mono. Raises `AudioError` where the recording is damaged, which may be after many good blocks.
+    warnings : tuple of str
+        What deserves a remark before anything is read.
     """
 
     sr: int
     blocks: Iterator[np.ndarray]
+    warnings: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -53,61 +57,23 @@ def open_stream(path: str | os.PathLike[str], policy: AudioPolicy) -> Iterator[S
     AudioError
         If the file is not a readable recording, as far as its header tells.
     """
-    import soundfile
+    with ExitStack() as stack:
+        file: BinaryIO = stack.enter_context(open_regular(path))
+        if (found := recognise(file)) is not None:
+            file = stack.enter_context(converted(file, found, path))
+        recording = stack.enter_context(open_recording(file, path))
+        sr, promised = recording.sr, recording.promised
+        if promised is not None and promised / sr < policy.min_duration_s:
+            raise AudioError(
+                path, f"must last at least {policy.min_duration_s:g} s. It lasts {promised / sr:.4g} s. Remove it."
+            )
 
-    with open_regular(path) as file:
-        head = file.read(512)
-        file.seek(0)
-        if head.startswith(b"OggS"):
-            _check_ogg_pages(file, path)
-            file.seek(0)
-        with open_sound(file, path, head) as sound:
-            # soundfile seeks to where it is after each block, and an MP3 then begins anew without what its next
-            # frame needs of the last one: it would decode to noise at every block.
-            sound.seekable = lambda: False
-            promised, sr = sound.frames, sound.samplerate
-            is_linear = sound.subtype.startswith(("PCM_", "FLOAT", "DOUBLE"))
-            check_header(sound.extra_info, promised, path, is_linear=is_linear)
-            if promised / sr < policy.min_duration_s:
-                raise AudioError(
-                    path, f"must last at least {policy.min_duration_s:g} s. It lasts {promised / sr:.4g} s. Remove it."
-                )
+        def blocks() -> Iterator[np.ndarray]:
+            for samples in recording.blocks("float32", max(1, BLOCK_SAMPLES // recording.sound.channels)):
+                check_peak(float(samples.min()), float(samples.max()), path)
+                yield to_mono(samples, path, policy)
 
-            def blocks() -> Iterator[np.ndarray]:
-                n_read, size = 0, max(1, BLOCK_SAMPLES // sound.channels)
-                while True:
-                    try:
-                        samples = sound.read(size, dtype="float32", always_2d=True)
-                    except (soundfile.LibsndfileError, RuntimeError) as error:
-                        raise AudioError(
-                            path, f"must decode to its end. Sample {n_read} does not: {error} Copy it again."
-                        ) from None
-                    if not len(samples):
-                        break
-                    check_finite(samples, path)
-                    n_read += len(samples)
-                    yield to_mono(samples, path, policy)
-                if n_read < promised - 2304:  # two frames of an MP3
-                    raise AudioError(
-                        path,
-                        f"truncated: its header says {promised} samples, {n_read} could be decoded. Copy it again.",
-                    )
-
-            yield Stream(sr, blocks())
-
-
-def _check_ogg_pages(file: BinaryIO, path: str | os.PathLike[str]) -> None:
-    """Refuse an Ogg stream with a page cut or damaged, of which libsndfile says nothing."""
-    is_last = False
-    while (head := file.read(27)).startswith(b"OggS"):
-        table = file.read(head[26]) if len(head) == 27 else b""
-        page = head + table + file.read(sum(table))
-        is_whole = len(head) == 27 and len(table) == head[26] and len(page) == 27 + len(table) + sum(table)
-        if not is_whole or ogg_checksum(page[:22] + bytes(4) + page[26:]) != int.from_bytes(page[22:26], "little"):
-            raise AudioError(path, "truncated or damaged: a page of it is not whole. Copy or download it again.")
-        is_last = bool(head[5] & 4)
-    if not is_last:
-        raise AudioError(path, "truncated: the stream ends before its last page. Copy or download it again.")
+        yield Stream(sr, blocks(), recording.remarks())
 
 
 def resampled(blocks: Iterator[np.ndarray], sr: int, target_sr: int) -> Iterator[np.ndarray]:

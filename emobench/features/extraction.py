@@ -12,10 +12,9 @@ import numpy as np
 
 from emobench.audio import Audio, AudioPolicy
 from emobench.audio.damage import SILENCE
-from emobench.audio.decoding import decode, read_bytes, resample
+from emobench.audio.decoding import clip_of, decode, read_bytes, resample
 from emobench.errors import AudioError
 from emobench.features import FeatureSpec
-from emobench.files import hash_bytes
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def extract_clips(
 def _extract_clip(specs: Sequence[FeatureSpec], clip: str, path: Path, policy: AudioPolicy) -> Extracted | AudioError:
     try:
         data = read_bytes(path, policy)
-        if hash_bytes(data) != clip:
+        if clip_of(data) != clip:
             raise AudioError(path, "must not change during a run. Its content changed since it was hashed. Run again.")
         audio = decode(data, path=path, policy=policy, clip=clip)
     except AudioError as error:

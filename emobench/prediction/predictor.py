@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from emobench.audio import AudioPolicy
+from emobench.audio.damage import SILENCE
 from emobench.audio.decoding import check_signal, read_audio
 from emobench.audio.streaming import Stream, open_stream, resampled, windows
 from emobench.bundles.bundle import MANIFEST, Bundle, load_bundle
@@ -173,7 +174,7 @@ class Predictor:
         Parameters
         ----------
         audio : path, or float array of shape (n_samples,) or (n_samples, n_channels)
-            A file of any format that libsndfile reads, or a signal, full scale ±1.
+            A file, of any format that libsndfile reads, or ffmpeg where it is there; or a signal, full scale ±1.
         sr : int
             Rate in Hz of a signal; not used with a path.
         threshold : float in [0, 1], optional
@@ -253,8 +254,10 @@ class Predictor:
                 answers = self._answers(X, threshold)
                 for (start, samples), (emotion, probabilities) in zip(some, answers, strict=True):
                     start_s, end_s = (round(n / self.spec.sr, 6) for n in (start, start + len(samples)))
-                    warning = "" if samples.any() else "nothing but digital silence"
-                    yield WindowPrediction(path, start_s, end_s, emotion, probabilities, self.bundle.entry, warning)
+                    remarks = (*(stream.warnings if start == 0 else ()), *(() if samples.any() else (SILENCE,)))
+                    yield WindowPrediction(
+                        path, start_s, end_s, emotion, probabilities, self.bundle.entry, "; ".join(remarks)
+                    )
 
     def _attempt(self, path: str | os.PathLike[str], threshold: float | None) -> Prediction:
         try:
