@@ -16,7 +16,7 @@ from filelock import FileLock
 import emobench as emobench_package
 from emobench import __version__
 from emobench.cli.commands import registries
-from emobench.cli.console import ConsoleReporter, print_table
+from emobench.cli.console import print_table
 from emobench.cli.main import main
 from emobench.corpora.synthetic.design import plan
 
