@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,16 +27,58 @@ Converter = Callable[[Any], "ModelProto"]
 OPSETS = {"": 18, "ai.onnx.ml": 3}
 """Versions of ONNX's operators that are asked of every converter: the newest that tf2onnx knows."""
 
+IR_VERSION = 8
+"""Version of the file format that came with them."""
+
 
 def from_sklearn(estimator: Any) -> ModelProto:
     """Convert a classifier of scikit-learn, or a pipeline or ensemble of them, with skl2onnx."""
-    estimator = _stand_in(estimator)
-    if getattr(estimator, "method", "") == "temperature":
+    from sklearn.calibration import CalibratedClassifierCV
+
+    if isinstance(estimator, CalibratedClassifierCV) and estimator.method == "temperature":
         return _from_temperature(estimator)
+    estimator = _stand_in(estimator)
     has_probabilities = hasattr(estimator, "predict_proba")
     model = skl2onnx_graph(estimator, estimator.n_features_in_, {"zipmap": False} if has_probabilities else {})
     if not has_probabilities:
         del model.graph.output[1:]  # decision scores, which nobody should take for probabilities
+    return model
+
+
+def _from_temperature(estimator: Any) -> ModelProto:
+    """Convert calibration by a temperature, the mean of softmax(beta × logits); skl2onnx takes it for isotonic."""
+    from onnx import TensorProto, compose, helper, numpy_helper
+
+    nodes, tensors, answers = [], [], []
+    for number, member in enumerate(estimator.calibrated_classifiers_):
+        graph = compose.add_prefix(_logits(member.estimator), f"{number}/").graph
+        beta, scaled, answer = (f"{number} {name}" for name in ("beta", "scaled", "answer"))
+        tensors += [*graph.initializer, numpy_helper.from_array(np.float32(member.calibrators[0].beta_), beta)]
+        nodes += [helper.make_node("Identity", ["features"], [graph.input[0].name]), *graph.node]
+        nodes += [helper.make_node("Mul", [graph.output[-1].name, beta], [scaled])]
+        nodes += [helper.make_node("Softmax", [scaled], [answer], axis=1)]
+        answers.append(answer)
+    nodes.append(helper.make_node("Mean", answers, ["probabilities"]))
+    features, probabilities = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None]) for name in ("features", "probabilities")
+    )
+    opsets = [helper.make_opsetid(*opset) for opset in OPSETS.items()]
+    graph = helper.make_graph(nodes, "temperature", [features], [probabilities], tensors)
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+
+
+def _logits(estimator: Any) -> ModelProto:
+    """Return a graph whose last output are the logits that scikit-learn sees, of shape (n, n_classes)."""
+    from onnx import helper, numpy_helper
+
+    has_scores = hasattr(estimator, "decision_function")
+    options = {"zipmap": False} | ({"raw_scores": True} if has_scores else {})
+    model = skl2onnx_graph(_stand_in(estimator), estimator.n_features_in_, options)
+    if not has_scores:
+        model.graph.initializer.append(numpy_helper.from_array(np.float32(1e-12), "smallest"))
+        model.graph.node.append(helper.make_node("Add", [model.graph.output[-1].name, "smallest"], ["positive"]))
+        model.graph.node.append(helper.make_node("Log", ["positive"], ["logits"]))
+        model.graph.output[-1].name = "logits"
     return model
 
 
@@ -68,6 +111,7 @@ def skl2onnx_graph(model: Any, n_features: int, options: dict[str, Any] | None =
     from skl2onnx.common.data_types import FloatTensorType
     from sklearn.preprocessing import StandardScaler
 
+    _mend_histogram_boosting()
     return to_onnx(
         model,
         initial_types=[("features", FloatTensorType([None, n_features]))],
@@ -100,11 +144,10 @@ def _stand_in(estimator: Any) -> Any:
     """Return an estimator with the same answers where skl2onnx 1.20 has none or a wrong converter for this one."""
     from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
     from sklearn.dummy import DummyClassifier
-    from sklearn.ensemble import HistGradientBoostingClassifier, VotingClassifier
+    from sklearn.ensemble import VotingClassifier
 
     table = {
         DummyClassifier: _dummy,
-        HistGradientBoostingClassifier: _histogram_boosting,
         LinearDiscriminantAnalysis: _linear_discriminant,
         VotingClassifier: _voting,
     }
@@ -137,18 +180,40 @@ def _logistic(estimator: Any, coef: np.ndarray, intercept: np.ndarray) -> Logist
     return model
 
 
-def _histogram_boosting(estimator: Any) -> Any:
-    """Return a copy whose nodes say by an integer where missing values go: ONNX does not take NumPy's bool."""
-    estimator = copy.copy(estimator)
-    estimator._predictors = [[copy.copy(tree) for tree in trees] for trees in estimator._predictors]
-    for tree in (tree for trees in estimator._predictors for tree in trees):
-        fields = tree.nodes.dtype.descr
-        tree.nodes = tree.nodes.astype([(name, "i8" if name == "missing_go_to_left" else kind) for name, kind in fields])
-    return estimator
-
-
 def _voting(estimator: Any) -> Any:
     estimator = copy.copy(estimator)
     estimator.flatten_transform = False  # without which skl2onnx refuses soft voting
     estimator.estimators_ = [_stand_in(member) for member in estimator.estimators_]
     return estimator
+
+
+@functools.cache
+def _mend_histogram_boosting() -> None:
+    """Give skl2onnx a converter of histogram boosting that says by integers where missing values go.
+
+    Its own, of version 1.20, gives ONNX a bool for each leaf, which is refused.
+    """
+    from skl2onnx import update_registered_converter
+    from skl2onnx.common.shape_calculator import calculate_linear_classifier_output_shapes
+    from skl2onnx.operator_converters.random_forest import convert_sklearn_random_forest_classifier
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    def convert(scope: Any, operator: Any, container: Any) -> None:
+        add_node, name = container.add_node, "nodes_missing_value_tracks_true"
+
+        def add(*args: Any, **attributes: Any) -> None:
+            add_node(*args, **attributes | {name: [int(value) for value in attributes[name]]})
+
+        container.add_node = add
+        try:
+            convert_sklearn_random_forest_classifier(scope, operator, container)
+        finally:
+            container.add_node = add_node
+
+    update_registered_converter(
+        HistGradientBoostingClassifier,
+        "SklearnHistGradientBoostingClassifier",
+        calculate_linear_classifier_output_shapes,
+        convert,
+        options={"zipmap": [True, False, "columns"], "raw_scores": [True, False], "nocl": [True, False]},
+    )
