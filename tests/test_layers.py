@@ -15,7 +15,7 @@ LAYERS = {
     "figures",
     2: "config store inventory dataset tuning statistics comparability comparison premium slices leaderboard "
     "pages reports",
-    3: "evaluation bundle inference probe latency experiment records verification",
+    3: "evaluation bundle bundles inference probe latency experiment records verification",
     4: "planning runner",
     5: "console commands cli __main__",
 }

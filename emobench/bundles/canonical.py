@@ -16,7 +16,7 @@ def canonical(model: ModelProto, names: Mapping[str, str]) -> ModelProto:
     Parameters
     ----------
     names : mapping of str to str
-        Names of the graph's inputs and outputs → what they are called in the result, which has the outputs in this order.
+        Names of the graph's inputs and outputs → what they are called in the result.
     """
     result = ModelProto()
     result.ir_version = model.ir_version

@@ -1,9 +1,9 @@
 """From a fitted classifier to ONNX, with the converters of skl2onnx, onnxmltools and Keras.
 
-A converter is a function `(estimator) -> onnx.ModelProto`. The graph takes rows of features, float32 of shape (n, d), or
-of any shape that d numbers fit in. It returns the probabilities of `classes_`, float of shape (n, len(classes_)), or the
-label, int64 of shape (n,), or both; outputs are told apart by their type. `emobench.bundles.export` does the rest, and
-no graph is kept that does not answer as the estimator does.
+A converter is a function `(estimator) -> onnx.ModelProto`. The graph takes rows of features, float32 of shape (n, d),
+or of any shape that d numbers fill. It returns the probabilities of `classes_`, float32 of shape (n, len(classes_)), or
+the label, int64 of shape (n,), or both; outputs are told apart by their type. `emobench.bundles.export` does the rest,
+and keeps no graph that does not answer as the estimator does.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def from_xgboost(estimator: Any) -> ModelProto:
 
 
 def from_keras(estimator: Any) -> ModelProto:
-    """Convert `network_`, a built Keras model that ends in the probabilities of `classes_`, with Keras' own exporter."""
+    """Convert `network_`, a built Keras model that ends in the probabilities of `classes_`, by Keras' own exporter."""
     import onnx
 
     network = estimator.network_

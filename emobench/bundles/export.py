@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
 
 
-def export(
-    model: Any, X: np.ndarray, *, n_classes: int, converter: Converter = from_sklearn
-) -> tuple[bytes, Parity]:
+def export(model: Any, X: np.ndarray, *, n_classes: int, converter: Converter = from_sklearn) -> tuple[bytes, Parity]:
     """Export a fitted model, and prove on its training rows that ONNX Runtime answers as it does.
 
     Parameters

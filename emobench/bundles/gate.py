@@ -20,8 +20,8 @@ def check_onnx(data: bytes) -> ModelProto:
     """Parse a model, and refuse what could reach beyond it or asks for more than it is.
 
     That is: operators of any domain but ONNX's own two, functions, training, sparse tensors, data in other files, and
-    tensors that claim more numbers than the file has room for. Bodies of loops and branches are looked through too. What
-    a graph computes, and for how long, no look can tell; see `emobench.bundles.inspection`.
+    tensors that claim more numbers than the file has room for, in bodies of loops and branches too. What a graph
+    computes, and for how long, no look can tell; see `emobench.bundles.inspection`.
 
     Raises
     ------

@@ -5,8 +5,6 @@ It needs NumPy, ONNX Runtime and the parser of ONNX: neither TensorFlow nor scik
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from emobench.bundles.gate import DISTRUST, check_onnx
