@@ -48,7 +48,12 @@ class Session:
         # Else bytes that look like ONNX Runtime's own format as well would be read as that, past the gate.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
-            self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            self._session = onnxruntime.InferenceSession(
+                data,
+                options,
+                providers=["CPUExecutionProvider"],
+                enable_fallback=0,  # a second attempt, which it prints
+            )
         except Exception as error:  # ONNX Runtime's exceptions have no base of their own
             raise BundleError(f"model.onnx cannot be loaded by ONNX Runtime ({_reason(error)}). {DISTRUST}") from error
         self.n_classes = n_classes

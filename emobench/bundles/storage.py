@@ -212,8 +212,10 @@ def _is_replaceable(path: Path, *, as_zip: bool) -> bool:
 
 
 def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files beside the target, then rename: who is killed leaves the old bundle, the new one, or for the
-    moment between two renames none, never half of one."""
+    """Write the files beside the target, then rename.
+
+    A process that is killed leaves the old bundle, the new one or, between the two renames, none; never half of one.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f".{folder.name}.*.part"):
         shutil.rmtree(left, ignore_errors=True)
@@ -226,5 +228,10 @@ def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
             results.write_bytes(new / name, data)
         if folder.exists():
             os.replace(folder, old)
-        os.replace(new, folder)
+        try:
+            os.replace(new, folder)
+        except OSError:
+            if old.exists():
+                os.replace(old, folder)
+            raise
         results.sync_folder(folder.parent)
