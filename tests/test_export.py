@@ -122,10 +122,14 @@ def test_equal_fits_are_exported_to_equal_bytes(name):
     assert first == second
 
 
-def test_bare_classifier_needs_no_pipeline():
-    X, y = rows(5)
-    data, parity = export(LogisticRegression(max_iter=5000).fit(X, y), X, n_classes=5)
-    assert Session(data, 5).n_features == 20
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("name", ["lda", "xgboost", "forest", "dummy"])
+def test_classifier_without_scaling_is_exported_alike(name, case):
+    n_classes, missing = CASES[case]
+    X, y = rows(n_classes, missing)
+    model = clone(MODELS[name]).fit(X, y)
+    data, parity = export(model, X, n_classes=n_classes, converter=converter(model))
+    np.testing.assert_array_equal(Session(data, n_classes).labels(X), model.predict(X))
     assert parity.n_rows == 3 * len(X)
     assert parity.max_difference <= 1e-5
 
@@ -135,7 +139,7 @@ REFUSED = {
     "calibrated pipeline of two classes": (
         "two",
         CalibratedClassifierCV(make_pipeline(StandardScaler(), SVC()), ensemble=False),
-        "probabilities of the exported model differ by",
+        "probabilities of the fitted and the exported model differ by",
     ),
     "hard vote": ("two", VotingClassifier([("a", LogisticRegression()), ("b", SVC())]), "labels"),
     "naive Bayes": ("five", GaussianNB(), "ten deviations away"),
@@ -220,7 +224,7 @@ def test_parity_refuses_a_converter_that_answers_otherwise():
         return estimator.convert()
 
     X, y = rows(5)
-    with pytest.raises(NoBundleError, match="probabilities of the exported model differ by 1.0e"):
+    with pytest.raises(NoBundleError, match="probabilities of the fitted and the exported model differ by 1.0e"):
         export(make_pipeline(StandardScaler(), Threshold()).fit(X, y), X, n_classes=5, converter=lies)
 
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emobench.bundles.converters import Converter, from_sklearn, skl2onnx_graph
-from emobench.bundles.parity import Parity, check_parity
+from emobench.bundles.converters import OPSETS, Converter, from_sklearn, skl2onnx_graph
+from emobench.bundles.gate import DISTRUST
+from emobench.bundles.parity import ADVICE, Parity, check_parity
 from emobench.bundles.session import INPUT, LABEL, PROBABILITIES, Session
 from emobench.errors import BundleError, NoBundleError
 
@@ -53,7 +54,8 @@ def export(model: Any, X: np.ndarray, *, n_classes: int, converter: Converter = 
     except NoBundleError:
         raise
     except BundleError as error:
-        raise NoBundleError(f"no bundle: {_name(model)} was exported, but its ONNX cannot be used. {error}") from error
+        reason = str(error).removesuffix(DISTRUST)
+        raise NoBundleError(f"no bundle: {_name(model)} was exported, but {reason}{ADVICE}") from error
 
 
 def to_onnx(model: Any, n_features: int, n_classes: int, converter: Converter = from_sklearn) -> bytes:
@@ -66,6 +68,8 @@ def to_onnx(model: Any, n_features: int, n_classes: int, converter: Converter = 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             graph = _shaped(converter(classifier))
+            if not any(opset.domain == "" for opset in graph.opset_import):
+                graph.opset_import.add(domain="", version=OPSETS[""])  # for the nodes that are added below
             if len(steps) > 1:
                 graph = _behind(model[:-1], n_features, graph)
             return _finished(graph, n_features, np.asarray(classifier.classes_), n_classes).SerializeToString()
@@ -83,15 +87,15 @@ def _name(model: Any) -> str:
 
 def _shaped(model: ModelProto) -> ModelProto:
     """Return a model that takes rows of features, where a network takes steps by channels."""
-    from onnx import TensorProto, helper
+    from onnx import TensorProto, helper, numpy_helper
 
     (given,) = _inputs(model.graph)
     sizes = [size.dim_value or -1 for size in given.type.tensor_type.shape.dim[1:]]
     if len(sizes) > 1:
-        shape = helper.make_tensor("row_shape", TensorProto.INT64, [len(sizes) + 1], [0, *sizes])  # 0: as it was
-        model.graph.initializer.append(shape)
-        model.graph.node.insert(0, helper.make_node("Reshape", ["rows", "row_shape"], [given.name]))
-        given.CopyFrom(helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["n", None]))
+        row_shape = np.array([0, *sizes])  # 0: as many rows as there were
+        model.graph.initializer.append(numpy_helper.from_array(row_shape, "emobench/row_shape"))
+        model.graph.node.insert(0, helper.make_node("Reshape", ["emobench/rows", "emobench/row_shape"], [given.name]))
+        given.CopyFrom(helper.make_tensor_value_info("emobench/rows", TensorProto.FLOAT, ["n", None]))
     return model
 
 
@@ -105,13 +109,11 @@ def _behind(transformers: Any, n_features: int, model: ModelProto) -> ModelProto
     from onnx import compose
 
     opsets = {opset.domain: opset.version for opset in model.opset_import}
-    first = skl2onnx_graph(transformers, n_features, opset=opsets.get("", 18))
+    first = skl2onnx_graph(transformers, n_features, opset=opsets[""])
     first.ir_version = model.ir_version
+    model.opset_import.extend(opset for opset in first.opset_import if opset.domain not in opsets)
     del first.opset_import[:]
-    for domain, version in ({"": 18} | opsets).items():
-        first.opset_import.add(domain=domain, version=version)
-    del model.opset_import[:]
-    model.opset_import.extend(first.opset_import)
+    first.opset_import.extend(model.opset_import)
     first, model = compose.add_prefix(first, "first/"), compose.add_prefix(model, "then/")
     return compose.merge_models(first, model, io_map=[(first.graph.output[0].name, _inputs(model.graph)[0].name)])
 
@@ -128,12 +130,12 @@ def _finished(model: ModelProto, n_features: int, classes: np.ndarray, n_classes
     label, probabilities = kinds.get(TensorProto.INT64), kinds.get(TensorProto.FLOAT)
     if probabilities is not None and classes.tolist() != list(range(n_classes)):
         places = np.eye(n_classes, dtype=np.float32)[classes]  # a class that was not trained has probability 0
-        graph.initializer.append(numpy_helper.from_array(places, "places"))
-        graph.node.append(helper.make_node("MatMul", [probabilities, "places"], ["placed"]))
-        probabilities = "placed"
+        graph.initializer.append(numpy_helper.from_array(places, "emobench/places"))
+        graph.node.append(helper.make_node("MatMul", [probabilities, "emobench/places"], ["emobench/placed"]))
+        probabilities = "emobench/placed"
     if label is None:
-        graph.node.append(helper.make_node("ArgMax", [probabilities], ["best"], axis=1, keepdims=0))
-        label = "best"
+        graph.node.append(helper.make_node("ArgMax", [probabilities], ["emobench/best"], axis=1, keepdims=0))
+        label = "emobench/best"
     del graph.input[:], graph.output[:]
     graph.input.append(helper.make_tensor_value_info(given.name, TensorProto.FLOAT, ["n", n_features]))
     graph.output.append(helper.make_tensor_value_info(label, TensorProto.INT64, ["n"]))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-5
 """Largest difference between two probabilities that are held to be equal: float32 does not promise more."""
 
+ADVICE = "Choose another model, or name a better converter in its row of MODELS."
+
 MAX_ROWS = 1000
 N_MOVES = 16
 
@@ -68,8 +70,8 @@ def check_parity(model: Any, session: Session, X: np.ndarray) -> Parity:
             differences.append(float(np.abs(found - proba).max()))
             if not differences[-1] <= TOLERANCE:  # NaN included
                 raise NoBundleError(
-                    f"no bundle: probabilities of the exported model differ by {differences[-1]:.1e} {where}; at most "
-                    f"{TOLERANCE:g} is allowed. Choose another model, or name a better converter in its row of MODELS."
+                    f"no bundle: probabilities of the fitted and the exported model differ by {differences[-1]:.1e} "
+                    f"{where}; the limit is {TOLERANCE:g}. {ADVICE}"
                 )
             best = np.sort(proba[is_other], axis=1)[:, -2:]
             is_tie = best[:, -1] - best[:, 0] < TOLERANCE
@@ -77,8 +79,8 @@ def check_parity(model: Any, session: Session, X: np.ndarray) -> Parity:
             is_tie = _is_undecided(model, rows[is_other])
         if not is_tie.all():
             raise NoBundleError(
-                f"no bundle: {np.count_nonzero(~is_tie)} of {len(rows)} labels of the exported model are others "
-                f"{where}. Choose another model, or name a better converter in its row of MODELS."
+                f"no bundle: {np.count_nonzero(~is_tie)} of {len(rows)} labels of the fitted and the exported model "
+                f"differ {where}. {ADVICE}"
             )
         n_rows += len(rows)
         n_ties += len(is_tie)
