@@ -125,7 +125,12 @@ def published(folder: Path, *, replaces: bool = False) -> Iterator[Path]:
         elif folder.is_dir():
             with contextlib.suppress(OSError):
                 folder.rmdir()  # an empty one, which not every system lets a rename replace
-        os.replace(new, folder)
+        try:
+            os.replace(new, folder)
+        except OSError:
+            if old.exists():
+                os.replace(old, folder)
+            raise
         sync_folder(folder.parent)
 
 

@@ -16,6 +16,7 @@ from emobench.bundles import storage
 from emobench.bundles.manifest import Manifest, describe
 from emobench.bundles.storage import FILES, Bundle, read_bundle, write_bundle
 from emobench.errors import BundleError, StorageError
+from emobench.files import ASIDE
 
 CLASSES = ("angry", "calm", "happy", "sad")
 CONTENT = {
@@ -231,8 +232,13 @@ def test_failure_at_any_step_leaves_the_old_bundle_or_the_new_one(tmp_path, bund
     assert os.listdir(tmp_path) == ["svm"]
 
 
-def test_what_a_killed_process_left_is_swept(tmp_path, bundle):
-    (tmp_path / ".svm.abc123.part" / "new").mkdir(parents=True)
+def test_what_a_killed_process_left_is_swept_or_put_back(tmp_path, bundle):
+    """The worst place: the old bundle is away, the new one not yet there."""
+    write_bundle(tmp_path / "svm", bundle)
+    aside = tmp_path / f".svm{ASIDE}abc123"
+    (aside / "new").mkdir(parents=True)
+    (tmp_path / "svm").rename(aside / "old")
+    aside.with_name(f"{aside.name}.lock").touch()
     write_bundle(tmp_path / "svm", bundle)
     assert os.listdir(tmp_path) == ["svm"]
 

@@ -8,23 +8,22 @@ nothing was damaged, not who made it: what a stranger's model may do is the matt
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import os
-import shutil
 import stat
 import struct
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from emobench import results
+from emobench.bundles.inspection import Trial, try_model
 from emobench.bundles.manifest import COPY_AGAIN, Manifest, parse
 from emobench.bundles.session import Session
 from emobench.errors import BundleError, listing
+from emobench.files import hash_bytes, published, storage_errors, write_bytes
 
 MANIFEST, MODEL, SUMS = "manifest.json", "model.onnx", "SHA256SUMS"
 FILES = frozenset({MANIFEST, MODEL, SUMS})
@@ -60,15 +59,27 @@ class Bundle:
     @property
     def checksum(self) -> str:
         """SHA-256 of the sums, and so of everything."""
-        return _sha256(self.files[SUMS])
+        return hash_bytes(self.files[SUMS])
+
+    @property
+    def sums(self) -> dict[str, str]:
+        """SHA-256 of `manifest.json` and `model.onnx`."""
+        return {name: hash_bytes(self.files[name]) for name in (MANIFEST, MODEL)}
 
     def session(self) -> Session:
         """Return the model, ready to answer, or raise `BundleError`."""
-        session = Session(self.files[MODEL], len(self.manifest.classes))
-        found = (session.n_features, session.has_probabilities)
+        return self._described(Session(self.files[MODEL], len(self.manifest.classes)))
+
+    def trial(self) -> Trial:
+        """Let the model answer in a process with limits of memory and time, or raise `BundleError`."""
+        return self._described(try_model(self.files[MODEL], len(self.manifest.classes)))
+
+    def _described(self, model: Any) -> Any:
+        """Return a model that takes and gives what the manifest says, or raise `BundleError`."""
+        found = (model.n_features, model.has_probabilities)
         if found != (self.manifest.n_features, self.manifest.has_probabilities):
             raise BundleError(f"{MODEL} is not the model that {MANIFEST} describes. {COPY_AGAIN}")
-        return session
+        return model
 
     def zipped(self) -> bytes:
         """Return all of it as one zip, the same bytes for the same bundle."""
@@ -116,10 +127,11 @@ def write_bundle(path: str | os.PathLike[str], bundle: Bundle, *, as_zip: bool =
     if path.exists() and not _is_replaceable(path, as_zip=as_zip):
         raise BundleError(f"{path}: is not a bundle, so it is not replaced by one. Choose another path.")
     if as_zip:
-        results.write_bytes(path, bundle.zipped())
+        write_bytes(path, bundle.zipped())
     else:
-        with results.storage_errors(path):
-            _publish(path, bundle.files)
+        with storage_errors(path), published(path, replaces=True) as new:
+            for name, data in bundle.files.items():
+                write_bytes(new / name, data)
 
 
 # -- reading -------------------------------------------------------------------------------------------------------
@@ -191,11 +203,7 @@ def _sums(files: Mapping[str, bytes]) -> bytes:
 
 
 def _line(name: str, data: bytes) -> str:
-    return f"{_sha256(data)}  {name}"
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return f"{hash_bytes(data)}  {name}"
 
 
 # -- writing -------------------------------------------------------------------------------------------------------
@@ -209,29 +217,3 @@ def _is_replaceable(path: Path, *, as_zip: bool) -> bool:
         return False
     names = set(os.listdir(path)) if path.is_dir() else {""}
     return names <= FILES or OLD_MANIFEST in names
-
-
-def _publish(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write the files beside the target, then rename.
-
-    A process that is killed leaves the old bundle, the new one or, between the two renames, none; never half of one.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}.*.part"):
-        shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(
-        prefix=f".{folder.name}.", suffix=".part", dir=folder.parent, ignore_cleanup_errors=True
-    ) as staging:
-        new, old = Path(staging, "new"), Path(staging, "old")
-        new.mkdir()
-        for name, data in files.items():
-            results.write_bytes(new / name, data)
-        if folder.exists():
-            os.replace(folder, old)
-        try:
-            os.replace(new, folder)
-        except OSError:
-            if old.exists():
-                os.replace(old, folder)
-            raise
-        results.sync_folder(folder.parent)
