@@ -57,7 +57,16 @@ def test_run_writes_everything_that_the_design_lists(finished):
     assert names == {
         *("scores.parquet", "scores.csv", "predictions.parquet", "predictions.csv"),
         *("leaderboard.csv", "leaderboard.md", "pairs.csv", "folds.csv", "excluded.csv", "run.json", "jobs", "models"),
-        *("intervals.csv", "slices.csv", "confusion.csv", "premium.csv", "premium.md", "report.html", "SHA256SUMS"),
+        *(
+            "native.json",
+            "intervals.csv",
+            "slices.csv",
+            "confusion.csv",
+            "premium.csv",
+            "premium.md",
+            "report.html",
+            "SHA256SUMS",
+        ),
     }
     assert finished.exit_code == 0
     assert not list(finished.folder.rglob("*.part"))
@@ -145,7 +154,7 @@ def test_bundles_predict_what_they_were_fitted_on(finished, tiny_corpus):
     answer = emobench.predict(tiny_corpus / "s0/angry-0.wav", model=finished.folder / "models/xgboost")
     assert set(answer.probabilities) == {"angry", "happy", "sad"}
     assert answer.emotion == max(answer.probabilities, key=answer.probabilities.get)
-    manifest = json.loads((finished.folder / "models/svm/bundle.json").read_text())
+    manifest = json.loads((finished.folder / "models/svm/manifest.json").read_text())
     assert [row["protocol"] for row in manifest["scores"]] == ["group-kfold", "random-kfold"]
 
 

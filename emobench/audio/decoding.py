@@ -136,7 +136,7 @@ def decode(
         check_finite(signal, path)  # the sum of finite channels can overflow
     remarks = remarks_on_signal(signal, extremes_of(signal, samples), container, path, policy)
     clip = clip or hashlib.sha256(data).hexdigest()
-    return Audio(signal, sr, clip, _content_hash(samples, sr, data, clip), remarks)
+    return Audio(signal, sr, clip, hash_samples(samples, sr, data=data, clip=clip), remarks)
 
 
 def _view_plain_wav(data: bytes) -> tuple[np.ndarray, int, str] | None:
@@ -246,8 +246,16 @@ def hash_file(path: str | os.PathLike[str]) -> str:
             raise AudioError(path, os_reason(error)) from None
 
 
-def _content_hash(samples: np.ndarray, sr: int, data: bytes, clip: str) -> str:
-    """Return the hash of a plain WAV of samples, which most files are: 16 bit where that is exact, else float32."""
+def hash_samples(samples: np.ndarray, sr: int, *, data: bytes = b"", clip: str = "") -> str:
+    """Return the audio id of samples: the hash of a plain WAV of them, of 16 bit where that is exact, else of float32.
+
+    Parameters
+    ----------
+    samples : int16 or float array of shape (n_samples, n_channels)
+        Full scale ±1 where floating.
+    data, clip : bytes, str
+        The file that they come from and its hash, which spares hashing twice where it is a plain WAV already.
+    """
     if samples.dtype != np.int16:
         with np.errstate(over="ignore"):
             steps = samples * STEPS_16_BIT

@@ -97,8 +97,8 @@ def from_keras(estimator: Any) -> ModelProto:
     """Convert `network_`, a built Keras model that ends in the probabilities of `classes_`, by Keras' own exporter."""
     import onnx
 
-    network = estimator.network_
     with tempfile.TemporaryDirectory() as folder, quiet():
+        network = estimator.network_
         network(np.zeros((1, *(size or 1 for size in network.input_shape[1:])), np.float32))  # else Keras refuses
         path = os.path.join(folder, "network.onnx")
         network.export(path, format="onnx", verbose=False, opset_version=OPSETS[""])

@@ -51,6 +51,8 @@ class Dataset:
         Declared emotions, sorted: the order of the LabelEncoder.
     generator : str
         Fingerprint of a generated corpus, empty for recordings.
+    licence : str
+        Of the corpus; empty where its row does not say.
     excluded : tuple of AudioError
         Recordings that cannot be used.
     n_missing : int
@@ -66,6 +68,7 @@ class Dataset:
     audio: tuple[str, ...]
     classes: tuple[str, ...]
     generator: str = ""
+    licence: str = ""
     excluded: tuple[AudioError, ...] = ()
     n_missing: int = 0
     remarks: tuple[str, ...] = ()
@@ -218,6 +221,7 @@ def _select(found: Scan, corpus: CorpusConfig, row: CorpusSpec, root: Path | Non
         audio=ids,
         classes=classes,
         generator=found.generator,
+        licence=row.licence,
         n_missing=len(found.missing),
         remarks=(*([] if is_asked_for else [_stand_in(corpus, row)]), *_scan_remarks(found, name)),
     )
