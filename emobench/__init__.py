@@ -14,7 +14,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "compare": "emobench.comparison.verdicts",
     "load": "emobench.prediction.predictor",
-    "load_results": "emobench.results.tables",
+    "load_results": "emobench.results.run",
     "predict": "emobench.prediction.predictor",
     "run": "emobench.running.runner",
 }

@@ -89,5 +89,6 @@ def listing(problems: list[str], *, limit: int = MAX_LISTED) -> str:
 
 def did_you_mean(name: str, known: list[str]) -> str:
     """Return ` Did you mean 'x'?`, or nothing where no known name is near."""
-    near = difflib.get_close_matches(str(name), known, n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    folded = {other.casefold(): other for other in reversed(known)}  # where only case differs, that is the answer
+    near = difflib.get_close_matches(str(name).casefold(), folded, n=1, cutoff=0.6)
+    return f" Did you mean {folded[near[0]]!r}?" if near else ""

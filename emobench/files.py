@@ -109,55 +109,51 @@ def published(folder: Path, *, replaces: bool = False) -> Iterator[Path]:
 
     Raises
     ------
-    OSError
-        Of the system; `FileExistsError` or `ENOTEMPTY` where another process published first.
+    StorageError
+        If the system does not let it, or another process published first.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    _restore(folder)
-    aside = folder.with_name(f".{folder.name}{ASIDE}{secrets.token_hex(4)}")
-    with _locked_aside(aside):
-        new, old = aside / "new", aside / "old"
-        new.mkdir(parents=True)
-        yield new
-        sync_folder(new)
-        if replaces and folder.exists():
-            os.replace(folder, old)
-        elif folder.is_dir():
-            with contextlib.suppress(OSError):
-                folder.rmdir()  # an empty one, which not every system lets a rename replace
-        try:
-            os.replace(new, folder)
-        except OSError:
-            if old.exists():
-                os.replace(old, folder)
-            raise
-        sync_folder(folder.parent)
-
-
-@contextlib.contextmanager
-def _locked_aside(aside: Path) -> Iterator[None]:
     from filelock import FileLock
 
-    with FileLock(f"{aside}.lock") as lock:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    _clear(folder)
+    aside = folder.with_name(f".{folder.name}{ASIDE}{secrets.token_hex(4)}")
+    with storage_errors(folder), FileLock(f"{aside}.lock") as lock:
         try:
-            yield
+            new, old = aside / "new", aside / "old"
+            new.mkdir(parents=True)
+            yield new
+            sync_folder(new)
+            if replaces and folder.exists():
+                os.replace(folder, old)
+                sync_folder(aside)
+            elif folder.is_dir():
+                with contextlib.suppress(OSError):
+                    folder.rmdir()  # an empty one, which not every system lets a rename replace
+            os.replace(new, folder)
+            sync_folder(folder.parent)
+        except StorageError as error:  # of a file aside, whose name nobody knows
+            raise (error.__cause__ if isinstance(error.__cause__, OSError) else error) from None
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            _put_back(folder, aside)
             with contextlib.suppress(OSError):  # Windows keeps an open file; the next one removes it
                 os.unlink(lock.lock_file)
 
 
-def _restore(folder: Path) -> None:
+def _clear(folder: Path) -> None:
     """Remove what killed processes left aside, but put an old folder back where there is no new one."""
     from filelock import FileLock, Timeout
 
     for left in sorted(folder.parent.glob(f".{glob.escape(folder.name)}{ASIDE}*.lock")):
         with contextlib.suppress(Timeout, OSError), FileLock(left).acquire(blocking=False):
-            aside = left.with_suffix("")
-            if not folder.exists() and (aside / "old").exists():
-                os.replace(aside / "old", folder)
-            shutil.rmtree(aside, ignore_errors=True)
+            _put_back(folder, left.with_suffix(""))
             left.unlink()
+
+
+def _put_back(folder: Path, aside: Path) -> None:
+    if not folder.exists() and (aside / "old").exists():
+        os.replace(aside / "old", folder)
+        sync_folder(folder.parent)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def sweep(folder: Path, *, below: bool = True) -> None:

@@ -165,15 +165,15 @@ def test_options_count_before_a_group_and_its_command(emobench):
         (["run", "c.yaml", "--n-jobs", "two"], "Invalid value for '--n-jobs'"),
         (["run", "c.yaml", "--n-jobs", "0"], "--n-jobs must be at least 1, or -1 for every core. Got 0."),
         (["plan", "c.yaml", "-j", "-2"], "--n-jobs must be at least 1, or -1 for every core. Got -2."),
-        (["run", "none.yaml"], "none.yaml: must be a config file. It is not there."),
-        (["run", "--dry-run", "none.yaml"], "none.yaml: must be a config file."),
-        (["plan", "."], ".: must be a config file. It is a folder."),
+        (["run", "none.yaml"], "none.yaml: the config is not there."),
+        (["run", "--dry-run", "none.yaml"], "none.yaml: the config is not there."),
+        (["plan", "."], ".: the config is a folder."),
         (["list", "modles"], "Unknown table 'modles'. Did you mean 'models'?"),
         (["data", "verify", "ravdes"], "Unknown corpus 'ravdes'. Did you mean 'ravdess'?"),
-        (["data", "verify", "manifest"], "A manifest must have --path"),
+        (["data", "verify", "manifest"], "Corpus 'manifest' needs --path"),
         (["data", "verify", "ravdess", "--path", "x.csv"], "must be used with the corpus manifest only."),
         (["data", "fetch", "ravdes"], "Unknown corpus 'ravdes'. Did you mean 'ravdess'?"),
-        (["data", "make", "--speakers", "4"], "--speakers must be used with a folder of its own"),
+        (["data", "make", "--speakers", "4"], "--speakers 4 needs a folder of its own"),
         (["data", "make", "x", "--speakers", "25"], "Invalid value for '--speakers'"),
         (["predict"], "Missing argument 'FILE...'."),
         (["predict", "x.wav"], "A saved model must be there to predict with"),
@@ -249,7 +249,7 @@ def test_output_may_not_be_where_it_would_be_read_as_data(
     monkeypatch.setenv("HOME", str(corpus))
     monkeypatch.chdir(tmp_path)
     before = tree(corpus)
-    for output in (corpus, corpus / "s0" / "results", "link", "link/deeper", "~/results", "x/../corpus/y"):
+    for output in (corpus, corpus / "s0", "link", "~", "x/../corpus"):
         code, out, err = emobench(command, config, "--output", output)
         assert (code, out, "--output must not be inside a corpus" in err) == (2, "", True), (output, err)
     assert tree(corpus) == before
@@ -273,9 +273,17 @@ def test_output_may_not_be_in_the_store_or_a_file(emobench, tmp_path, config, mo
 
 
 @pytest.mark.parametrize("command", ["run", "plan"])
-def test_store_may_not_be_in_a_corpus(emobench, tmp_path, tiny_corpus, config, monkeypatch, command):
-    corpus = shutil.copytree(tiny_corpus, tmp_path / "corpus")
-    config.write_text(CONFIG.format(corpus=corpus))
+def test_nothing_may_be_written_into_a_corpus_that_is_read_as_a_folder(emobench, tmp_path, monkeypatch, command):
+    corpus = tmp_path / "ravdess"
+    for actor in ("01", "02"):
+        (corpus / f"Actor_{actor}").mkdir(parents=True)
+        for emotion in ("03", "04"):
+            (corpus / f"Actor_{actor}" / f"03-01-{emotion}-01-01-01-{actor}.wav").touch()
+    config = tmp_path / "c.yaml"
+    config.write_text(f"corpora: [{{name: ravdess, root: {corpus}}}]\nmodels: [dummy]\nprotocols: [loso]\n")
+    for output in (corpus, corpus / "results", corpus / "Actor_01" / "x"):
+        code, _, err = emobench(command, config, "--output", output)
+        assert (code, "--output must not be inside a corpus" in err) == (2, True)
     monkeypatch.setenv("EMOBENCH_STORE", str(corpus / "store"))
     code, _, err = emobench(command, config, "--output", tmp_path / "results")
     assert (code, "The feature store must not be inside a corpus" in err) == (2, True)
@@ -305,7 +313,7 @@ def test_bad_audio_ends_with_3_lists_20_and_writes_all(emobench, tmp_path, confi
     config.write_text(CONFIG.format(corpus=corpus))
     code, out, err = emobench("run", config, "--output", tmp_path / "results", "-j", "1")
     assert (code, out) == (3, "")
-    assert "Every recording must be usable. 23 are not:" in err
+    assert "23 recordings cannot be used:" in err
     assert err.count("must hold a recording. It is text.") == 20
     assert "… and 3 more" in err
     [excluded] = (tmp_path / "results").glob("*/excluded.csv")
@@ -349,21 +357,21 @@ def test_run_prints_the_leaderboard_on_stdout_and_the_rest_on_stderr(finished):
     assert "tiny · mfcc40 · loso (unheard speakers)" in out
     assert [word for word in out.split() if word in ("svm", "dummy")] == ["svm", "dummy"]
     assert "note" not in out
-    assert "8 jobs to run, 0 finished before" in err
-    assert "8 jobs computed, 0 reused, 0 failed." in err
+    assert "10 jobs (2 of them final fits on everything) to run, 0 finished before" in err
+    assert "10 jobs computed, 0 reused, 0 failed." in err
 
 
 def test_run_again_computes_nothing_and_says_the_same(emobench, with_store):
     code, out, err = emobench("run", with_store / "tiny.yaml", "--output", with_store / "results")
     assert (code, out) == (0, (with_store / "stdout").read_text())
-    assert "0 jobs computed, 8 reused, 0 failed." in err
+    assert "0 jobs computed, 10 reused, 0 failed." in err
     assert emobench("run", with_store / "tiny.yaml", "--output", with_store / "results", "-q") == (0, out, "")
 
 
 def test_run_as_json_is_one_document(emobench, with_store):
     code, out, _ = emobench("run", with_store / "tiny.yaml", "--output", with_store / "results", "--json")
     found = json.loads(out, parse_constant=pytest.fail)
-    assert (code, found["reused"], found["failed"]) == (0, 8, 0)
+    assert (code, found["reused"], found["failed"]) == (0, 10, 0)
     assert [row["entry"] for row in found["leaderboard"]] == ["svm", "dummy"]
     assert Path(found["folder"]).is_dir()
 
@@ -373,7 +381,7 @@ def test_plan_and_dry_run_say_the_same_and_write_nothing(emobench, tmp_path, con
     planned = emobench("plan", config, "--output", tmp_path / "results", "-j", "1")
     assert emobench("run", config, "--dry-run", "--output", tmp_path / "results", "-j", "1") == planned
     assert planned[0] == 0
-    assert "jobs      10, of which 0 are finished and 10 are to run" in planned[1]
+    assert "jobs      10 jobs (2 of them final fits on everything) to run, 0 finished before" in planned[1]
     assert "24 clips to extract" in planned[1]
     found = json.loads(emobench("plan", config, "--output", tmp_path / "results", "--json")[1])
     assert (len(found["jobs"]), found["n_to_extract"], found["estimate_s"] > 0) == (10, 24, True)
@@ -479,7 +487,7 @@ def test_run_folder_that_another_process_holds_ends_with_5(emobench, with_store)
     with FileLock(folder / ".lock"):
         code, out, err = emobench("run", with_store / "tiny.yaml", "--output", with_store / "results")
     assert (code, out) == (5, "")
-    assert f"{folder}: must be free. It is held by process 123 on host h." in err
+    assert f"{folder}: in use by process 123 on host h." in err
 
 
 def test_file_size_limit_ends_with_5_and_leaves_no_part(tmp_path, with_store):

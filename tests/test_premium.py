@@ -173,8 +173,8 @@ def test_premium_block_adds_the_protocol_that_shares_speakers(changes, expected)
             "premium.random.name (line 3): must be a protocol that shares speakers. Got 'loso'",
         ),
         ("premium: {random: statement-out}", "must be a protocol that shares speakers. Got 'statement-out'"),
-        ("premium: {randm: loso}", "premium.randm (line 3): must be a known key. It is none. Did you mean 'random'?"),
-        ("premium: yes", "premium (line 3): must be a name or a mapping of keys. Got 'yes' (text)"),
+        ("premium: {randm: loso}", "premium.randm (line 3): unknown key. Did you mean 'random'?"),
+        ("premium: yes", "premium (line 3): input should be a valid dictionary"),
         ("premium: {}\nprotocols: [random-kfold]", "premium (line 3): A premium must have a protocol under which only"),
         ("premium: {}\nprotocols: [sex-out]", "Got sex-out. Add group-kfold to `protocols`"),
         (
@@ -231,7 +231,7 @@ def test_premium_command_takes_over_what_a_plain_run_has_finished(tiny_corpus, t
     capsys.readouterr()
     assert emobench("premium", config, *output) == 0
     out, err = capsys.readouterr()
-    assert "4 jobs to run, 4 finished before" in err
+    assert "jobs (2 of them final fits on everything) to run, 4 finished before" in err
     assert "tiny · mfcc40 · random-kfold against group-kfold" in out
     assert "at least 6 speakers, there are 4" in out
     assert emobench("premium", config, "--json", "--quiet", *output) == 0

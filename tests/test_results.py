@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from emobench import files as module
 from emobench.errors import ConfigError, DataError, HeldError, StorageError
 from emobench.files import storage_errors, write_bytes, write_json
-from emobench.results import tables as module
+from emobench.results import environment as about
 from emobench.results.environment import environment, versions
 from emobench.results.run import RUN_SCHEMA, load_results
 from emobench.results.tables import (
@@ -116,7 +117,7 @@ def test_file_beyond_the_size_limit_is_a_storage_error(tmp_path):
 
 def test_folder_that_is_a_file_is_a_storage_error(tmp_path):
     (tmp_path / "a").write_bytes(b"")
-    with pytest.raises(StorageError, match="must be writable"):
+    with pytest.raises(StorageError, match="cannot be written"):
         write_bytes(tmp_path / "a" / "x.csv", b"new")
 
 
@@ -136,7 +137,7 @@ def test_folder_that_is_a_file_is_a_storage_error(tmp_path):
 )
 def test_storage_errors_say_what_to_do(number, advice):
     error = OSError("8 requested and 0 written") if number is None else OSError(number, os.strerror(number))
-    message = f"^/a/b: must be writable. {advice}.*; what is finished is kept"
+    message = f"^/a/b: cannot be written. {advice}.*; what is finished is kept"
     with pytest.raises(StorageError, match=message) as caught, storage_errors("/a/b"):
         raise error
     assert caught.value.exit_code == 5
@@ -323,8 +324,8 @@ def test_environment_variables_are_not_recorded(monkeypatch):
 )
 def test_git_commit_says_whether_the_sources_were_changed(tmp_path, monkeypatch, answers, commit):
     (tmp_path / ".git").mkdir()
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "emobench" / "results.py"))
-    monkeypatch.setattr(module.shutil, "which", lambda _: "git")
+    monkeypatch.setattr(about, "__file__", str(tmp_path / "emobench" / "results" / "environment.py"))
+    monkeypatch.setattr(about.shutil, "which", lambda _: "git")
     given = iter(answers)
     monkeypatch.setattr(subprocess, "run", lambda command, **_: subprocess.CompletedProcess(command, 0, next(given)))
     assert environment()["git_commit"] == commit
@@ -333,8 +334,8 @@ def test_git_commit_says_whether_the_sources_were_changed(tmp_path, monkeypatch,
 @pytest.mark.parametrize("error", [OSError("no git"), subprocess.TimeoutExpired("git", 20)], ids=["broken", "hangs"])
 def test_git_that_does_not_work_does_not_end_a_run(tmp_path, monkeypatch, error):
     (tmp_path / ".git").mkdir()
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "emobench" / "results.py"))
-    monkeypatch.setattr(module.shutil, "which", lambda _: "git")
+    monkeypatch.setattr(about, "__file__", str(tmp_path / "emobench" / "results" / "environment.py"))
+    monkeypatch.setattr(about.shutil, "which", lambda _: "git")
 
     def fail(*_, **__):
         raise error

@@ -3,20 +3,27 @@
 import csv
 import json
 import shutil
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pandas as pd
 import pytest
 import soundfile
 from sklearn.metrics import accuracy_score, f1_score, recall_score
+from sklearn.preprocessing import LabelEncoder
 
 import emobench
 from emobench import models
 from emobench.config.yaml import load_config
 from emobench.errors import ConfigError, CorpusError, DataError, HeldError, SplitError, StorageError
+from emobench.execution.workers import Pool
 from emobench.models import ModelSpec
+from emobench.reporter import Reporter
+from emobench.reports import derivation
+from emobench.results.run import read_run
 from emobench.results.tables import LEADERBOARD
 from emobench.running.evaluation import FoldResult
+from emobench.running.experiment import prepare
 from emobench.running.planning import plan
 from emobench.running.runner import run
 
@@ -54,19 +61,20 @@ def finished(tiny_corpus, tmp_path_factory):
 
 def test_run_writes_everything_that_the_design_lists(finished):
     names = {path.name for path in finished.folder.iterdir() if not path.name.startswith(".")}
-    assert names == {
+    assert names >= {  # a later file breaks nothing
         *("scores.parquet", "scores.csv", "predictions.parquet", "predictions.csv"),
-        *("leaderboard.csv", "leaderboard.md", "pairs.csv", "folds.csv", "excluded.csv", "run.json", "jobs", "models"),
         *(
-            "native.json",
-            "intervals.csv",
-            "slices.csv",
-            "confusion.csv",
-            "premium.csv",
-            "premium.md",
-            "report.html",
-            "SHA256SUMS",
+            "leaderboard.csv",
+            "leaderboard.md",
+            "pairs.csv",
+            "folds.csv",
+            "excluded.csv",
+            "notes.csv",
+            "run.json",
+            "jobs",
+            "models",
         ),
+        *("intervals.csv", "slices.csv", "confusion.csv", "premium.csv", "premium.md", "report.html", "SHA256SUMS"),
     }
     assert finished.exit_code == 0
     assert not list(finished.folder.rglob("*.part"))
@@ -166,7 +174,7 @@ def test_second_run_reuses_everything_and_writes_the_same_bytes(tiny_corpus, tmp
     first = run(config, output=tmp_path, n_jobs=1)
     before = {path: path.read_bytes() for path in first.folder.rglob("*") if path.is_file()}
     second = run(config, output=tmp_path, n_jobs=1)
-    assert (second.n_computed, second.n_reused) == (0, 4)
+    assert (second.n_computed, second.n_reused) == (0, 6)
     assert {path: path.read_bytes() for path in second.folder.rglob("*") if path.is_file()} == before
 
 
@@ -202,7 +210,7 @@ def test_run_continues_after_a_lost_or_damaged_job(tiny_corpus, tmp_path, damage
     else:
         job.write_bytes(content[:50] if damage == "truncate" else content.replace(b"y_pred", b"y_prad"))
     second = run(config, output=tmp_path, n_jobs=1)
-    assert (second.n_computed, second.n_reused) == (1, 3)
+    assert (second.n_computed, second.n_reused) == (1, 5)
     assert untimed(second.folder) == expected
 
 
@@ -210,7 +218,7 @@ def test_force_computes_again(tiny_corpus, tmp_path):
     config = config_of(tiny_corpus)
     run(config, output=tmp_path, n_jobs=1)
     again = run(config, output=tmp_path, n_jobs=1, force=True, only=["svm"])
-    assert (again.n_computed, again.n_reused) == (2, 2)
+    assert (again.n_computed, again.n_reused) == (3, 3)
 
 
 def test_only_runs_one_entry_and_keeps_the_run(tiny_corpus, tmp_path):
@@ -241,7 +249,7 @@ def test_held_run_is_refused_with_its_holder(tiny_corpus, tmp_path):
     config = config_of(tiny_corpus, models=["dummy"])
     folder = run(config, output=tmp_path, n_jobs=1).folder
     (folder / ".holder").write_text("process 1 on host there")
-    with FileLock(folder / ".lock"), pytest.raises(HeldError, match="held by process 1 on host there"):
+    with FileLock(folder / ".lock"), pytest.raises(HeldError, match="in use by process 1 on host there"):
         run(config, output=tmp_path, n_jobs=1)
 
 
@@ -290,7 +298,7 @@ def test_failed_entry_is_a_row_with_its_error_and_is_tried_again(tiny_corpus, tm
     assert [log.name for log in logs] == [f"manifest+mfcc40+group-kfold+knn+repeat0+fold{i}.txt" for i in (0, 1)]
     assert "Traceback" in logs[0].read_text()
     again = run(config, output=tmp_path)
-    assert (again.n_computed, again.n_reused) == (2, 2)
+    assert (again.n_computed, again.n_reused) == (3, 3)
 
 
 def test_all_jobs_failing_leaves_an_empty_leaderboard_and_exit_4(tiny_corpus, tmp_path, failing_model):
@@ -332,7 +340,7 @@ def test_bad_audio_is_reported_at_once_and_stops_the_run(corpus, tmp_path):
     (corpus / "s0/sad-0.wav").write_bytes(b"")
     (corpus / "s1/sad-0.wav").write_bytes(b"<html>404</html>")
     soundfile.write(corpus / "s2/sad-0.wav", np.zeros(3), 16000)
-    with pytest.raises(DataError, match="3 are not") as caught:
+    with pytest.raises(DataError, match="3 recordings cannot be used") as caught:
         run(config_of(corpus), output=tmp_path / "results", n_jobs=1)
     for path, reason in [("s0/sad-0", "empty"), ("s1/sad-0", "web page"), ("s2/sad-0", "at least 0.1 s")]:
         assert any(path in line and reason in line for line in str(caught.value).splitlines())
@@ -352,7 +360,7 @@ def test_output_that_cannot_be_written_is_refused_before_audio_is_read(tiny_corp
         "emobench.features.store.FeatureStore.extract", lambda *args, **kwargs: pytest.fail("audio was read")
     )
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="must be writable"):
+    with pytest.raises(StorageError, match="cannot be written"):
         run(config_of(tiny_corpus), output=tmp_path / "file" / "results")
 
 
@@ -461,7 +469,7 @@ def test_plan_counts_and_writes_nothing(tiny_corpus, tmp_path):
 def test_plan_without_recorded_times_is_calibrated_on_this_machine(tiny_corpus, tmp_path, monkeypatch):
     from emobench.running import planning
 
-    assert 0.1 <= planning._calibrate(1) <= 10
+    assert 0.1 <= planning._calibrate() <= 10
 
     def estimate_s(factor):
         monkeypatch.setattr(planning, "_calibrate", lambda: factor)
@@ -493,7 +501,7 @@ def test_plan_of_a_corpus_that_is_not_here_says_what_stands_in(tmp_path):
 
 
 def test_corpus_that_is_not_here_is_an_error_by_default(tmp_path):
-    with pytest.raises(CorpusError, match="Corpus 'ravdess' must be on this machine"):
+    with pytest.raises(CorpusError, match="Corpus 'ravdess' is not on this machine"):
         run({"corpora": ["ravdess"], "models": ["dummy"]}, output=tmp_path)
 
 
@@ -502,3 +510,60 @@ def test_committed_configs_can_be_read(pytestconfig):
     assert paths
     for path in paths:
         assert load_config(path).models
+
+
+# --- one experiment, one encoder, one writing -----------------------------------------------------------------------
+
+
+def test_one_experiment_serves_plan_and_run(tiny_corpus, tmp_path):
+    config = load_config(config_of(tiny_corpus, tuning={"n_trials": 2, "inner_splits": 2}))
+    planned = prepare(config, reporter=Reporter())
+    with Pool(1) as workers:
+        real = prepare(config, reporter=Reporter(), pool=lambda: workers)
+    assert planned.name == real.name
+    assert [job.key for job in planned.jobs()] == [job.key for job in real.jobs()]
+    assert planned.tables == {}
+    assert set(real.tables) == {("manifest", "mfcc40")}
+    with pytest.raises(FrozenInstanceError):
+        real.remarks = ()
+
+
+def test_one_label_encoder_gives_codes_and_labels(tiny_corpus, tmp_path):
+    config = load_config(config_of(tiny_corpus))
+    [dataset] = prepare(config, reporter=Reporter()).datasets
+    assert isinstance(dataset.encoder, LabelEncoder)
+    assert dataset.encoder is dataset.encoder
+    assert tuple(dataset.encoder.classes_) == dataset.classes
+    assert tuple(dataset.encoder.inverse_transform(dataset.y)) == dataset.labels.emotions
+
+
+def test_kill_while_latencies_are_measured_leaves_a_whole_leaderboard(tiny_corpus, tmp_path, monkeypatch):
+    def kill(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("emobench.prediction.latency.measure_run", kill)
+    with pytest.raises(KeyboardInterrupt):
+        run(config_of(tiny_corpus, latency={}), output=tmp_path, n_jobs=1)
+    [folder] = [path.parent for path in tmp_path.glob("*/run.json")]
+    assert derivation.is_current(folder)
+    assert set(pd.read_csv(folder / "leaderboard.csv")["entry"]) == {"svm", "dummy"}
+
+
+def test_derived_files_are_written_only_where_they_changed(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "copy"
+    shutil.copytree(finished.folder, folder)
+    record, written = read_run(folder), []
+    monkeypatch.setattr(derivation, "write_bytes", lambda path, content: written.append(path.name))
+    derivation.write_derived(folder, record)
+    assert written == []
+    (folder / "pairs.csv").write_text("spoilt")
+    derivation.write_derived(folder, record)
+    assert written == ["pairs.csv"]
+
+
+def test_output_beside_a_manifest_that_names_nothing_in_it_is_fine(corpus, monkeypatch):
+    monkeypatch.chdir(corpus)
+    outcome = run(config_of(corpus), n_jobs=1)
+    assert outcome.folder.parent == corpus / "results"
+    with pytest.raises(ConfigError, match="must not be inside a corpus"):
+        run(config_of(corpus), output=corpus / "s0", n_jobs=1)

@@ -230,7 +230,7 @@ def test_results_that_cannot_be_written_are_said_before_anything_is_computed(ben
     (tmp_path / "results").mkdir()
     with read_only(tmp_path / "results"):
         message = complaint(bench.run(tmp_path))
-    assert f"{tmp_path / 'results'}: must be writable. {ADVICE['EROFS']}" in message
+    assert f"{tmp_path / 'results'}: cannot be written. {ADVICE['EROFS']}" in message
     assert os.listdir(tmp_path) == ["results"]
 
 
@@ -280,7 +280,7 @@ def test_time_stamps_decide_nothing(bench, calm, tmp_path):
         os.utime(path, (when_s, when_s))
     done = bench.run(tmp_path, "--json", clock_shift_s=-(10**9))
     outcome = json.loads(done.out)
-    assert (outcome["computed"], outcome["reused"]) == (0, 4)
+    assert (outcome["computed"], outcome["reused"]) == (0, 6)
     assert json.loads(bench.run(tmp_path, "--json", command="plan").out)["n_to_extract"] == 0
     assert settled(tmp_path) == calm
     changed = [path for path in tmp_path.rglob("*.*") if path.stat().st_mtime != when_s and path.suffix != ".lock"]
@@ -290,7 +290,7 @@ def test_time_stamps_decide_nothing(bench, calm, tmp_path):
 def test_run_begun_before_a_jump_of_the_clock_is_continued_after_it(bench, calm, tmp_path):
     assert bench.run(tmp_path, "--only", "dummy", clock_shift_s=10**9).code == 0
     outcome = json.loads(bench.run(tmp_path, "--json").out)
-    assert (outcome["computed"], outcome["reused"]) == (2, 2)
+    assert (outcome["computed"], outcome["reused"]) == (3, 3)
     assert settled(tmp_path) == calm
 
 
@@ -305,7 +305,7 @@ def test_change_that_keeps_size_and_time_stamp_is_noticed(tmp_path):
     assert recording.stat().st_size == status.st_size
     assert json.loads(bench.run(tmp_path / "place", "--json", command="plan").out)["n_to_extract"] == 1
     after = json.loads(bench.run(tmp_path / "place", "--json").out)
-    assert (after["computed"], after["reused"]) == (4, 0)
+    assert (after["computed"], after["reused"]) == (6, 0)
     assert after["folder"] != before["folder"]
 
 
@@ -325,7 +325,7 @@ def test_killed_making_of_a_corpus_leaves_nothing_after_the_next(tmp_path, call)
     folder = tmp_path / "corpora/synthetic"
     assert make_corpus(folder, strace=strace).code == -signal.SIGKILL
     left = {path.name for path in folder.parent.iterdir()}
-    assert {name for name in left if not name.startswith(".synthetic.making-")} == (
+    assert {name for name in left if not name.startswith(".synthetic.aside-")} == (
         {"synthetic"} if call == "unlink" else set()
     )
     assert left != {"synthetic"}
@@ -336,7 +336,7 @@ def test_killed_making_of_a_corpus_leaves_nothing_after_the_next(tmp_path, call)
 
 
 def test_folder_in_which_a_living_process_makes_a_corpus_is_left_alone(tmp_path):
-    staging = tmp_path / ".synthetic.making-0123abcd"
+    staging = tmp_path / ".synthetic.aside-0123abcd"
     staging.mkdir()
     with FileLock(f"{staging}.lock"):
         write(tmp_path / "synthetic", SMALL)

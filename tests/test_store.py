@@ -527,7 +527,7 @@ def test_store_that_another_process_holds_is_waited_for_and_then_reported(store,
     store.root.mkdir()
     with (
         FileLock(store.root / f"{KEY}.lock"),
-        pytest.raises(HeldError, match=r"\.lock: must be free. Another emobench"),
+        pytest.raises(HeldError, match=r"\.lock: another emobench is extracting"),
     ):
         extract(store, clips)
     extract(store, clips, FakePool())
@@ -643,7 +643,7 @@ def test_disk_that_fails_is_a_storage_error_and_publishes_nothing(store, clips, 
             raise OSError(number, os.strerror(number))
 
         patch.setattr(f"emobench.files.os.{call}", fail)
-        with pytest.raises(StorageError, match=f"{store.root}.*must be writable. {advice}"):
+        with pytest.raises(StorageError, match=f"{store.root}.*cannot be written. {advice}"):
             extract(store, clips, FakePool())
     assert store.shards(KEY) == []
     assert not list(store.root.rglob("*.part"))

@@ -45,19 +45,29 @@ class ConsoleReporter(Reporter):
     @contextlib.contextmanager
     def track(self, title: str, total: int) -> Iterator[Callable[..., None]]:
         if self.quiet or not sys.stderr.isatty():
-            yield lambda n_done, note="": None
+            yield lambda n_done, note="", *, share=None: None
             return
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.fields[note]}"), console=Console(stderr=True), transient=True) as bar:
-            task = bar.add_task(title, total=total, note="")
-            yield lambda n_done, note="": bar.update(task, completed=n_done, note=note)
+        count = TextColumn("{task.fields[n_done]}/{task.fields[n_all]}")
+        columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+        note_column = TextColumn("{task.fields[note]}", table_column=Column(no_wrap=True))
+        with Progress(
+            *columns, note_column, console=Console(stderr=True), transient=True, speed_estimate_period=300
+        ) as bar:
+            task = bar.add_task(title, total=1.0, n_done=0, n_all=total, note="")
+
+            def advance(n_done: int, note: str = "", *, share: float | None = None) -> None:
+                done = n_done / max(total, 1) if share is None else share
+                bar.update(task, completed=done, n_done=n_done, note=note)
+
+            yield advance
 
 
-def print_outcome(outcome: Outcome, *, max_remarks: int | None, quiet: bool = False) -> None:
-    """Print the leaderboard on stdout, then remarks and where everything is on stderr."""
+def print_outcome(outcome: Outcome, *, quiet: bool = False) -> None:
+    """Print the leaderboard on stdout, then where everything is on stderr; remarks were told before."""
     console = _console()
     for (corpus, features, protocol), part in outcome.leaderboard.groupby(
         ["corpus", "features", "protocol"], sort=False
@@ -67,10 +77,6 @@ def print_outcome(outcome: Outcome, *, max_remarks: int | None, quiet: bool = Fa
         note = f"shares {waives.replace('+', ', ')}: NOT for new speakers" if waives else "unheard speakers"
         console.print(_table(printable(f"{corpus} · {features} · {protocol} ({note})"), part))
     if not quiet:
-        for remark in outcome.remarks[:max_remarks]:
-            print(f"note: {printable(remark)}", file=sys.stderr)
-        if max_remarks is not None and len(outcome.remarks) > max_remarks:
-            print(f"note: … and {len(outcome.remarks) - max_remarks} more (-v shows all)", file=sys.stderr)
         print(
             f"{outcome.n_computed} jobs computed, {outcome.n_reused} reused, {outcome.n_failed} failed. "
             f"Everything is in {outcome.folder}; read report.html",
@@ -80,9 +86,12 @@ def print_outcome(outcome: Outcome, *, max_remarks: int | None, quiet: bool = Fa
 
 def print_plan(plan: Plan, *, verbose: bool = False, quiet: bool = False) -> None:
     """Print what a run would do on stdout, and remarks on stderr."""
-    n_left = sum(job.key not in plan.finished for job in plan.jobs)
+    from emobench.running.experiment import count_jobs
+
+    left = [job for job in plan.jobs if job.key not in plan.finished]
+    n_left = len(left)
     print(f"run       {plan.run}")
-    print(f"jobs      {len(plan.jobs)}, of which {len(plan.jobs) - n_left} are finished and {n_left} are to run")
+    print(f"jobs      {count_jobs(left)} to run, {len(plan.jobs) - n_left} finished before")
     print(f"features  {plan.n_to_extract} clips to extract")
     print(f"estimate  about {_duration(plan.estimate_s)}{_needs(plan) if n_left or plan.n_to_extract else ''}")
     if verbose:
@@ -127,4 +136,6 @@ def _needs(plan: Plan) -> str:
 def _duration(seconds: float) -> str:
     if seconds < 1:
         return "nothing to do"
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
+    sizes = (("s", 1, 120), ("min", 60, 120), ("h", 3600, 48), ("days", 86_400, 14))
+    unit, size = next(((u, n) for u, n, most in sizes if seconds < n * most), ("weeks", 604_800))
+    return f"{seconds / size:.0f} {unit}"

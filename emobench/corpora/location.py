@@ -7,6 +7,7 @@ A corpus is looked for in the `root:` of a config, then in ``$EMOBENCH_DATA/<nam
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from emobench.corpora import CorpusSpec
@@ -40,24 +41,52 @@ def cached_corpus(name: str) -> Path:
 def locate(row: CorpusSpec, root: Path | None = None) -> Path | None:
     """Return the folder of a corpus, or None where it is in none of the places.
 
+    A folder of the corpus's name that lies one or two folders below ``$EMOBENCH_DATA`` is found too, in any case.
+
     Raises
     ------
     CorpusError
         If `root` is given and is not a folder.
+    ConfigError
+        If ``$EMOBENCH_DATA`` is the folder of the corpus itself.
     """
     if root is not None:
         if not root.is_dir():
             raise CorpusError(f"{root}: corpus {row.name!r} is not there, as this is no folder. Correct `root:`.")
         return root.resolve()
-    return next((place.resolve() for place in places(row) if place.is_dir()), None)
+    found = next((place.resolve() for place in places(row) if place.is_dir()), None)
+    return found or _locate_near_data(row)
 
 
 def places(row: CorpusSpec) -> list[Path]:
     """Return the places where a corpus is looked for when no root is given."""
-    data = os.environ.get("EMOBENCH_DATA")
-    given = [expand(data, "EMOBENCH_DATA") / row.name] if data else []
+    data = data_folder()
+    given = [data / row.name] if data else []
     made = [resolve(row.generator).home()] if row.generator else []
     return [*given, cached_corpus(row.name), *made]
+
+
+def data_folder() -> Path | None:
+    """Return ``$EMOBENCH_DATA``, if it is set."""
+    data = os.environ.get("EMOBENCH_DATA")
+    return expand(data, "EMOBENCH_DATA") if data else None
+
+
+def _locate_near_data(row: CorpusSpec) -> Path | None:
+    """Look for a corpus where ``$EMOBENCH_DATA`` is a folder too deep, or one or two too high."""
+    data = data_folder()
+    if data is None or not data.is_dir() or row.needs_path:
+        return None
+    if data.resolve().name.casefold() == row.name.casefold():
+        raise ConfigError(
+            f"EMOBENCH_DATA is the folder of {row.name} itself; it must be the one above. Set "
+            f"EMOBENCH_DATA={shlex.quote(str(data.resolve().parent))}"
+        )
+    for pattern in ("*", "*/*", "*/*/*"):
+        near = sorted(path for path in data.glob(pattern) if path.name.casefold() == row.name.casefold())
+        if folders := [path for path in near if path.is_dir()]:
+            return folders[0].resolve()
+    return None
 
 
 def expand(path: str, variable: str) -> Path:

@@ -28,7 +28,7 @@ RUN = "run.json"
 TABLES = {"scores": SCORES, "predictions": PREDICTIONS}
 PRIMARY = (
     *(f"{name}.parquet" for name in TABLES),
-    *("folds.csv", "trials.csv", "excluded.csv", "latency.csv", "latency.json", RUN),
+    *("folds.csv", "trials.csv", "excluded.csv", "notes.csv", "latency.csv", "latency.json", RUN),
 )
 CONFUSION = [*KEYS, "y_true", "y_pred", "n", "share"]
 

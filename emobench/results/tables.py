@@ -70,6 +70,7 @@ TRIALS = {
     "duration_s": "float64",
 }
 EXCLUDED = {"corpus": "string", "path": "string", "reason": "string"}
+NOTES = {"corpus": "string", "path": "string", "note": "string"}  # on recordings that are used
 
 LEADERBOARD = {
     "corpus": "string",

@@ -18,14 +18,14 @@ from emobench.audio.decoding import hash_file
 from emobench.config.schema import CorpusConfig, RunConfig
 from emobench.corpora import CorpusSpec, Scan, Utterance, get_corpus
 from emobench.corpora.labels import fit_encoder
-from emobench.corpora.location import cached_corpus, locate, places, store_folder
+from emobench.corpora.location import cached_corpus, data_folder, locate, places, store_folder
 from emobench.errors import AudioError, ConfigError, CorpusError, DataError, listing
 from emobench.features import FeatureSpec, FeatureTable, feature_key, get_features
 from emobench.features.shards import to_texts
 from emobench.features.store import Extraction, FeatureStore
 from emobench.protocols import Labels
 from emobench.registry import resolve
-from emobench.reporter import Reporter
+from emobench.reporter import Reporter, summarise
 from emobench.results.tables import EXCLUDED, write_csv
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ class Dataset:
         Of the corpus; empty where its row does not say.
     excluded : tuple of AudioError
         Recordings that cannot be used.
+    notes : tuple of (path, note)
+        On recordings that are used.
     n_missing : int
         Recordings that a complete copy has and this one has not.
     remarks : tuple of str
@@ -70,6 +72,7 @@ class Dataset:
     generator: str = ""
     licence: str = ""
     excluded: tuple[AudioError, ...] = ()
+    notes: tuple[tuple[str, str], ...] = ()
     n_missing: int = 0
     remarks: tuple[str, ...] = ()
 
@@ -223,7 +226,11 @@ def _select(found: Scan, corpus: CorpusConfig, row: CorpusSpec, root: Path | Non
         generator=found.generator,
         licence=row.licence,
         n_missing=len(found.missing),
-        remarks=(*([] if is_asked_for else [_stand_in(corpus, row)]), *_scan_remarks(found, name)),
+        remarks=(
+            *([] if is_asked_for else [_stand_in(corpus, row)]),
+            *_place_remarks(corpus, row, root),
+            *_scan_remarks(found, name),
+        ),
     )
 
 
@@ -255,6 +262,13 @@ def _stand_in(corpus: CorpusConfig, row: CorpusSpec) -> str:
         f"sounds, whose figures say nothing about {corpus.name}. Every row says `{row.name}`. For the real one, set "
         f"EMOBENCH_DATA or run `emobench data fetch {corpus.name}`."
     )
+
+
+def _place_remarks(corpus: CorpusConfig, row: CorpusSpec, root: Path | None) -> list[str]:
+    data = data_folder()
+    if root is None or data is None or corpus.root or corpus.path or root in [p.resolve() for p in places(row)]:
+        return []
+    return [f"{row.name}: found in {root}, which is not directly below EMOBENCH_DATA ({data})"]
 
 
 def _scan_remarks(scan: Scan, name: str) -> list[str]:
@@ -353,7 +367,6 @@ def extract(
             )
         found.append(parts)
         faults[dataset.name] = _all_faults(dataset, parts, clips)
-        remarks += [f"{path}: {part.warnings[clip]}" for part in parts for clip, path in clips if clip in part.warnings]
         for repair in dict.fromkeys(repair for part in parts for repair in part.repairs):
             reporter.warn(repair)
     if any(faults.values()):
@@ -361,11 +374,12 @@ def extract(
         remarks.append(
             f"{sum(map(len, faults.values()))} recordings are excluded (on_bad_audio: skip); excluded.csv lists them"
         )
-        reporter.warn(remarks[-1])
     kept, tables = [], {}
     for dataset, parts in zip(datasets, found, strict=True):
         whole, rows = _usable(dataset, parts, faults[dataset.name])
-        kept.append(whole)
+        notes = _notes(whole, parts)
+        remarks += [f"{line}; notes.csv lists all" if " more: " in line else line for line in summarise(notes)]
+        kept.append(replace(whole, notes=tuple(notes)))
         for spec, part in zip(specs, parts, strict=True):
             tables[dataset.name, spec.name] = _table(whole, spec, config, part, rows)
     return kept, tables, remarks
@@ -409,6 +423,17 @@ def _usable(dataset: Dataset, parts: Sequence[Extraction], faults: Sequence[Audi
     assert all(part.is_found[rows].all() for part in parts)
     audio = to_texts(parts[0].audio[rows])
     return dataset.take(rows, audio=audio, excluded=tuple(faults)), rows
+
+
+def _notes(dataset: Dataset, parts: Sequence[Extraction]) -> list[tuple[str, str]]:
+    """Return what deserves a remark about recordings that are used: (path, note), by path."""
+    found = {
+        (utterance.path, note)
+        for part in parts
+        for clip, utterance in zip(dataset.clips, dataset.utterances, strict=True)
+        for note in filter(None, part.warnings.get(clip, "").split("; "))
+    }
+    return sorted(found)
 
 
 def _table(dataset: Dataset, spec: FeatureSpec, config: RunConfig, found: Extraction, rows: np.ndarray) -> FeatureTable:

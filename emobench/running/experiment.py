@@ -177,8 +177,7 @@ class Experiment:
         """Estimate a job's seconds from its model's cost on six folds of 800 × 40."""
         n_features = get_features(job.features).n_features
         fit_s = models.get_model(job.model).cost / 6 * len(job.train) / 800 * n_features / 40
-        n_inner = job.tuning.n_trials * (job.tuning.inner_splits - 1) if job.tuning else 0
-        return fit_s * (1 + n_inner * PRUNED)
+        return fit_s * count_fits(job)
 
 
 def prepare(
@@ -207,6 +206,8 @@ def prepare(
         If the feature store cannot be written.
     """
     datasets: list[Dataset] = []
+    for remark in config.remarks:
+        reporter.warn(remark)
     for corpus in config.corpora:
         if pool is None:
             dataset = plan_dataset(corpus, output=output)
@@ -220,6 +221,7 @@ def prepare(
             reporter.warn(remark)
         datasets.append(dataset)
     remarks = [*config.remarks, *(remark for dataset in datasets for remark in dataset.remarks)]
+    n_told = len(remarks)
     for dataset in datasets:  # from names and labels alone, before any audio is read
         for protocol in config.protocols:
             remarks += _make_folds(config, dataset, protocol)[1]
@@ -237,6 +239,8 @@ def prepare(
         for protocol in config.protocols:
             made = folds[dataset.name, protocol.label] = _make_folds(config, dataset, protocol)[0]
             certificates.append({"corpus": dataset.name, **_certify(config, dataset, protocol, made)})
+    for remark in dict.fromkeys(remarks[n_told:]):
+        reporter.warn(remark)
     return Experiment(
         config, tuple(datasets), tables, folds, tuple(certificates), duplicates, tuple(dict.fromkeys(remarks))
     )
@@ -295,6 +299,18 @@ def _certify_inner(config: RunConfig, labels: Labels, fold: Fold, protocol: Prot
     classes = sorted(set(inside.emotions))
     check_classes(inside, folds, classes, protocol=name, allow_missing=config.allow_missing_class)
     return {"n_splits": len(folds), "fingerprint": certificate["folds_fingerprint"], "shared_speakers": 0}
+
+
+def count_jobs(jobs: Sequence[Job]) -> str:
+    """Return the number of jobs in words, and how many of them are final fits."""
+    n_fits = sum(not len(job.test) for job in jobs)
+    return f"{len(jobs)} jobs" + (f" ({n_fits} of them final fits on everything)" if n_fits else "")
+
+
+def count_fits(job: Job) -> float:
+    """Return roughly how often a job fits its model: tuning fits every trial on all inner folds but those pruned."""
+    n_inner = job.tuning.n_trials * (job.tuning.inner_splits - 1) if job.tuning else 0
+    return 1 + n_inner * PRUNED
 
 
 def unique(jobs: Sequence[Job]) -> list[Job]:

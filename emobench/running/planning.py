@@ -25,12 +25,14 @@ from emobench.prediction import latency
 from emobench.reporter import Reporter
 from emobench.running import journal, records
 from emobench.running.evaluation import FoldResult, Job
-from emobench.running.experiment import Experiment, list_entries, prepare, unique
+from emobench.running.experiment import Experiment, count_fits, list_entries, prepare, unique
 
 # Measured on two cores in 2026, for estimates only.
 _EXTRACTION_S = 0.006
 _SYNTHESIS_S = 0.012
 _START_S = 5.0
+_SHORTEST_FIT_S = 0.002
+_CALIBRATION_S = 0.012  # what `_calibrate` takes where `ModelSpec.cost` was measured
 _SYNTHETIC_BYTES = 100_000  # a recording of the synthetic corpus
 _CLIP_BYTES = 200  # besides its vector
 _PREDICTION_BYTES = 200  # in the finished job and in two tables
@@ -130,29 +132,34 @@ def estimate(
     short fit on this machine. The longest jobs start first, so that the last ones are short.
     """
     ratios: dict[tuple[str, ...], list[float]] = defaultdict(list)
+    shortest_fit_s = _SHORTEST_FIT_S
     for job in jobs:
         if job.key in finished and not finished[job.key].error:
             result = finished[job.key]
             seconds = result.fit_s + result.predict_s + (result.tuning["tuning_s"] if result.tuning else 0.0)
+            shortest_fit_s = min(shortest_fit_s, result.fit_s)
             for group in ((job.corpus, job.features, job.entry), (job.model,)):
                 ratios[group].append(seconds / experiment.cost_s(job))
     timed = [ratios.get((job.corpus, job.features, job.entry)) or ratios.get((job.model,)) for job in todo]
     calibration = [_calibrate()] if not all(timed) else []
     costs = [
-        experiment.cost_s(job) * float(np.median(known or calibration)) for job, known in zip(todo, timed, strict=True)
+        max(experiment.cost_s(job) * float(np.median(known or calibration)), count_fits(job) * shortest_fit_s)
+        for job, known in zip(todo, timed, strict=True)
     ]
     return max(sum(costs) / n_workers, max(costs, default=0.0))
 
 
-def _calibrate(n_epochs: int = 3) -> float:
-    """Return this machine's seconds in proportion to the registry's, from a short fit of the network on noise."""
-    spec = models.get_model("cnn")
+def _calibrate() -> float:
+    """Return this machine's seconds in proportion to those of `ModelSpec.cost`, from a fifth of a second of algebra."""
     rng = np.random.default_rng(0)
-    X, y = rng.standard_normal((800, 40)).astype(np.float32), np.arange(800) % 5
-    started = time.perf_counter()
-    models.build(spec, {"epochs": n_epochs}, random_state=0).fit(X, y)
-    whole_fit_s = (time.perf_counter() - started) / n_epochs * models.parameters(spec)["epochs"]
-    return float(np.clip(whole_fit_s / (spec.cost / 6), 0.1, 10.0))
+    X, W = rng.standard_normal((800, 256), dtype=np.float32), rng.standard_normal((256, 128), dtype=np.float32)
+    times_s = []
+    for _ in range(5):
+        started = time.perf_counter()
+        for _ in range(8):
+            np.tanh(X @ W).T @ X
+        times_s.append(time.perf_counter() - started)
+    return float(np.clip(min(times_s) / _CALIBRATION_S, 0.1, 10.0))
 
 
 def _saved_keys(folder: Path, experiment: Experiment, jobs: Sequence[Job]) -> set[str]:

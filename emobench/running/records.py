@@ -20,6 +20,7 @@ from emobench.results.environment import environment, versions
 from emobench.results.run import RUN_SCHEMA, read_run
 from emobench.results.tables import (
     FOLDS,
+    NOTES,
     PREDICTIONS,
     SCORES,
     TRIALS,
@@ -67,6 +68,8 @@ def write_tables(
             trials = pd.DataFrame(_trial_rows(experiment, done, finished), columns=list(TRIALS))
             write_csv(folder / "trials.csv", trials)
         write_excluded(folder / "excluded.csv", {dataset.name: dataset.excluded for dataset in experiment.datasets})
+        noted = [(dataset.name, *note) for dataset in experiment.datasets for note in dataset.notes]
+        write_csv(folder / "notes.csv", pd.DataFrame(noted, columns=list(NOTES)))
         write_logs(folder, done, finished)
         derivation.write_derived(folder, run_json)
         write_json(folder / "run.json", run_json)  # last: what it stands beside is complete

@@ -22,10 +22,10 @@ from emobench.execution.workers import Crash, Pool, count_workers
 from emobench.features import FeatureTable
 from emobench.files import hold, require_space, storage_errors, sweep
 from emobench.prediction import latency
-from emobench.reporter import Reporter
+from emobench.reporter import Reporter, summarise
 from emobench.running import journal, records
 from emobench.running.evaluation import Fitted, FoldResult, Job, evaluate, fit_everything
-from emobench.running.experiment import Experiment, prepare, run_name, unique
+from emobench.running.experiment import Experiment, count_jobs, prepare, run_name, unique
 from emobench.running.planning import (
     check_dask,
     check_only,
@@ -61,9 +61,9 @@ class Outcome:
     leaderboard : DataFrame
         The columns of ``leaderboard.csv``.
     n_computed, n_reused, n_failed : int
-        Jobs.
+        Jobs, the final fits on everything among them.
     remarks : tuple of str
-        What the person should know about the figures.
+        What the person should know about the figures; the reporter was told each of them once.
     """
 
     folder: Path
@@ -176,27 +176,30 @@ def _run(
         if also is not None and also != config:
             journal.take_over(output / run_name(also, experiment.datasets), folder, jobs, finished)
         todo = unique([job for job in jobs if job.key in chosen - finished.keys()])
-        fits = [job for job in fits if job.key in chosen]
-        fits = [job for job in fits if job.key in afresh or not records.has_bundle(folder, experiment, job)]
-        reporter.say(f"{len(todo)} jobs to run, {len(finished)} finished before, in {folder}")
-        for remark in require_space({output: result_bytes([*todo, *fits])}):
+        every_fit = [job for job in fits if job.key in chosen]
+        fits = [job for job in every_fit if job.key in afresh or not records.has_bundle(folder, experiment, job)]
+        work, n_reused = [*todo, *fits], len(finished) + len(every_fit) - len(fits)
+        reporter.say(f"{count_jobs(work)} to run, {n_reused} finished before, in {folder}")
+        for remark in require_space({output: result_bytes(work)}):
             reporter.warn(remark)
-        n_reused = len(finished)
-        fitted = _execute(experiment, folder, [*todo, *fits], finished, pool, reporter)
+        fitted = _execute(experiment, folder, work, finished, pool, reporter)
         latency.restore(folder)
-        board = records.write_tables(experiment, folder, jobs, finished, is_changed=bool(todo or fits))
+        board = records.write_tables(experiment, folder, jobs, finished, is_changed=bool(work))
         failures, remarks = _save_bundles(experiment, folder, fitted, board)
         if config.latency:
             workers.close()  # nothing else may run beside what is timed
             board, more = _measure_latency(experiment, folder, board, reporter)
             remarks += more
-        failures += [f"{job.title}: {finished[job.key].error}" for job in jobs if records.is_failed(finished, job)]
-        failures += [f"{job.title}: tuning_failed (defaults taken)" for job in jobs if _tuning_failed(finished, job)]
+        failures += [(job.title, finished[job.key].error) for job in jobs if records.is_failed(finished, job)]
+        failures += [(job.title, "tuning_failed (defaults taken)") for job in jobs if _tuning_failed(finished, job)]
         _check_storage(
             [(job, finished[job.key]) for job in todo if records.is_failed(finished, job)], fitted, reporter, failures
         )
-        remarks = [*experiment.remarks, *remarks, *(f"failed: {failure}" for failure in failures)]
-        return Outcome(folder, board, len(todo), n_reused, len(failures), tuple(dict.fromkeys(remarks)))
+        remarks += [f"failed: {line}" for line in summarise(failures)]
+        for remark in remarks:
+            reporter.warn(remark)
+        every = tuple(dict.fromkeys([*experiment.remarks, *remarks]))
+        return Outcome(folder, board, len(work), n_reused, len(failures), every)
 
 
 def extract(
@@ -219,8 +222,6 @@ def extract(
     with contextlib.ExitStack() as stack:
         pool = _lazy_pool(stack, n_workers, dask)
         experiment = prepare(config, reporter=reporter, pool=pool, n_workers=n_workers)
-    for remark in experiment.remarks:
-        reporter.warn(remark)
     return [
         ExtractedFeatures(
             corpus=corpus,
@@ -293,9 +294,11 @@ def _execute(
     tasks = [(_with_study(job, folder), experiment.tables[job.corpus, job.features]) for job in work]
     limit_s = experiment.config.job_timeout_s
     limit = {} if limit_s is None else {"timeout_s": limit_s}
+    total_s, done_s = sum(map(experiment.cost_s, work)), 0.0
     with reporter.track("jobs", len(work)) as advance:
         for n_done, (position, outcome) in enumerate(pool().run(_perform, tasks, **limit), start=1):
             job = work[position]
+            done_s += experiment.cost_s(job)
             if not len(job.test):
                 fitted.append((job, Fitted(error=str(outcome)) if isinstance(outcome, Crash) else outcome))
             elif isinstance(outcome, Crash):
@@ -305,19 +308,19 @@ def _execute(
                 if not outcome.error:
                     _check_fitted_rows(experiment, job, outcome)
                     journal.write_finished(folder, outcome)
-            advance(n_done, job.title)
+            advance(n_done, job.title, share=done_s / total_s)
     return fitted
 
 
 def _save_bundles(
     experiment: Experiment, folder: Path, fitted: Sequence[tuple[Job, Fitted]], board: pd.DataFrame
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[tuple[str, str]], list[str]]:
     """Save what was fitted on everything; return failures, and remarks on models that cannot be saved."""
     failures, remarks = [], []
     latency.write_native(folder, {job.key: found.native_ms for job, found in fitted if found.onnx})
     for job, found in sorted(fitted, key=lambda item: item[0].title):
         if found.error:
-            failures.append(f"{job.title}: {found.error}")
+            failures.append((job.title, found.error))
         elif found.no_bundle:
             remarks.append(f"{job.title}: {found.no_bundle}")
         else:
@@ -354,14 +357,14 @@ def _check_storage(
     failed: Sequence[tuple[Job, FoldResult]],
     fitted: Sequence[tuple[Job, Fitted]],
     reporter: Reporter,
-    failures: Sequence[str],
+    failures: Sequence[tuple[str, str]],
 ) -> None:
     """Raise StorageError if a study is damaged; everything else is written by now."""
     damaged = [(job, result.error) for job, result in [*failed, *fitted] if result.is_damaged_storage]
     if not damaged:
         return
-    for failure in failures:
-        reporter.warn(f"failed: {failure}")
+    for line in summarise(failures):
+        reporter.warn(f"failed: {line}")
     errors = dict.fromkeys(error.removeprefix("StorageError: ") for _, error in damaged)
     to_retune = sorted({job.entry for job, error in damaged if "--retune" in error})
     entries = " ".join(f"--only {entry}" for entry in to_retune)

@@ -32,8 +32,6 @@ def premium_command(
 
     reporter = ConsoleReporter(quiet=manner.quiet)
     outcome, table = runner.premium(config, output=output, n_jobs=n_jobs, dask=dask, reporter=reporter)
-    for remark in outcome.remarks:
-        reporter.warn(remark)
     if manner.as_json:
         rows = json.loads(table.to_json(orient="records", double_precision=6))
         print_json({"folder": str(outcome.folder), "failed": outcome.n_failed, "premium": rows})

@@ -11,8 +11,6 @@ import typer
 
 from emobench.cli.frame import Config, Dask, Jobs, Manner, Only, Output, app, print_json, takes_manner
 
-MAX_REMARKS = 8
-
 
 @app.command()
 @takes_manner
@@ -58,7 +56,7 @@ def run(
             }
         )
     else:
-        print_outcome(outcome, max_remarks=None if manner.verbose else MAX_REMARKS, quiet=manner.quiet)
+        print_outcome(outcome, quiet=manner.quiet)
     raise typer.Exit(outcome.exit_code)
 
 

@@ -20,8 +20,8 @@ from emobench.corpora.synthetic.design import (
     plan,
 )
 from emobench.corpora.synthetic.speech import synthesise
-from emobench.errors import ConfigError, CorpusError, listing
-from emobench.files import published, storage_errors, write_bytes, write_json
+from emobench.errors import ConfigError, CorpusError, StorageError, listing
+from emobench.files import published, write_bytes, write_json
 
 RECORD = "corpus.json"
 BATCH = 16  # clips that a worker makes at once
@@ -54,13 +54,7 @@ def write(
     StorageError
         If the machine does not let it be written. Nothing is left behind.
     """
-    folder = Path(folder).resolve()
-    with storage_errors(folder):
-        _write(folder, design, n_jobs, progress)
-
-
-def _write(folder: Path, design: Design, n_jobs: int, progress: Callable[[int], None] | None) -> None:
-    clips = plan(design)
+    folder, clips = Path(folder).resolve(), plan(design)
     if _holds(folder, design):
         _write_clips(folder, [clip for clip in clips if not (folder / clip.path).is_file()], design, n_jobs, progress)
         return
@@ -75,7 +69,7 @@ def _write(folder: Path, design: Design, n_jobs: int, progress: Callable[[int], 
         with published(folder) as aside:
             _write_clips(aside, clips, design, n_jobs, progress)
             write_json(aside / RECORD, record)
-    except OSError:
+    except StorageError:
         if not _holds(folder, design):  # else another process was faster, with the same bytes
             raise
 
