@@ -21,9 +21,9 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
+from emobench.bundles.bundle import Bundle, label_encoder, save_bundle
 
 from emobench import models
-from emobench.bundles.bundle import Bundle, label_encoder, save_bundle
 from emobench.features import get_features
 from emobench.prediction import latency
 from emobench.prediction.predictor import load

@@ -39,6 +39,10 @@ class BundleError(ConfigError):
     """A saved model cannot be trusted, read, or used for what was asked."""
 
 
+class NoBundleError(BundleError):
+    """A fitted model cannot be exported so that it answers as before."""
+
+
 class DataError(EmobenchError, ValueError):
     """Recordings, labels or a corpus folder are not as they must be."""
 

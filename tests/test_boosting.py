@@ -10,8 +10,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from emobench.errors import BundleError, ConfigError
-from emobench.models import boosting
+from emobench.errors import ConfigError
 from emobench.models.boosting import XGBoostClassifier
 
 EMOTIONS = np.array(["angry", "calm", "fearful", "happy", "sad"])
@@ -39,6 +38,11 @@ def clips():
 def fitted(clips):
     """A classifier of twenty rounds that draws clips and features. Do not fit it again."""
     return XGBoostClassifier(n_estimators=20, subsample=0.7, colsample_bytree=0.7, random_state=0).fit(*clips)
+
+
+def trees_of(model):
+    """Return everything that was fitted, as bytes."""
+    return bytes(model.booster_.save_raw("ubj"))
 
 
 def run(program):
@@ -85,21 +89,21 @@ def test_xgboost_passes_every_parameter_on(clips, name):
     changed = {"subsample": 0.3, "colsample_bytree": 0.3, "min_child_weight": 5.0, "reg_lambda": 50.0, "gamma": 5.0}
     plain = XGBoostClassifier(**params).fit(*clips)
     other = XGBoostClassifier(**params, **{name: changed[name]}).fit(*clips)
-    assert boosting.booster_bytes(plain) != boosting.booster_bytes(other)
+    assert trees_of(plain) != trees_of(other)
 
 
 def test_xgboost_is_bit_identical_for_the_same_seed(clips, fitted):
-    assert boosting.booster_bytes(clone(fitted).fit(*clips)) == boosting.booster_bytes(fitted)
+    assert trees_of(clone(fitted).fit(*clips)) == trees_of(fitted)
     other = clone(fitted).set_params(random_state=1).fit(*clips)
-    assert boosting.booster_bytes(other) != boosting.booster_bytes(fitted)
+    assert trees_of(other) != trees_of(fitted)
 
 
 def test_xgboost_is_bit_identical_in_fresh_processes():
     program = (
-        "import numpy as np; from hashlib import sha256; from emobench.models import boosting\n"
+        "import numpy as np; from hashlib import sha256; from emobench.models.boosting import XGBoostClassifier\n"
         "X = np.random.default_rng(0).normal(size=(70, 9))\n"
-        "model = boosting.XGBoostClassifier(n_estimators=5, subsample=0.5, random_state=5).fit(X, np.arange(70) % 5)\n"
-        "print(sha256(boosting.booster_bytes(model)).hexdigest())"
+        "model = XGBoostClassifier(n_estimators=5, subsample=0.5, random_state=5).fit(X, np.arange(70) % 5)\n"
+        "print(sha256(model.booster_.save_raw('ubj')).hexdigest())"
     )
     first, second = run(program), run(program)
     assert len(first.strip()) == 64
@@ -114,7 +118,7 @@ def test_xgboost_is_bit_identical_in_fresh_processes():
 def test_xgboost_survives_a_copy(clips, fitted, copied):
     again = copied(fitted)
     assert np.array_equal(again.predict_proba(clips[0]), fitted.predict_proba(clips[0]))
-    assert boosting.booster_bytes(again.fit(*clips)) == boosting.booster_bytes(fitted)
+    assert trees_of(again.fit(*clips)) == trees_of(fitted)
 
 
 def test_xgboost_clone_is_unfitted_and_keeps_parameters(fitted):
@@ -142,45 +146,3 @@ def test_xgboost_refused_parameter_is_one_readable_error(clips, name, value):
 
 def test_boosting_imports_xgboost_only_on_use():
     assert run("import sys, emobench.models.boosting; print('xgboost' in sys.modules)") == "False\n"
-
-
-# Persistence
-
-
-@pytest.mark.parametrize("n_classes", [2, 5])
-def test_restore_rebuilds_the_classifier(clips, n_classes):
-    X, y = clips
-    chosen = np.isin(y, EMOTIONS[:n_classes])
-    model = XGBoostClassifier(n_estimators=5, random_state=0).fit(X[chosen], y[chosen])
-    data = boosting.booster_bytes(model)
-    again = boosting.restore(model.get_params(), model.classes_, 12, data)
-    assert np.array_equal(again.predict_proba(X), model.predict_proba(X))
-    assert np.array_equal(again.predict(X), model.predict(X))
-    assert boosting.booster_bytes(again) == data
-
-
-@pytest.mark.parametrize(
-    "data",
-    [b"", b"abc", b"{", b'{"a": 1}', b"half"],
-    ids=["empty", "text", "brace", "json", "cut"],
-)
-def test_restore_refuses_what_are_no_trees(fitted, data):
-    if data == b"half":
-        whole = boosting.booster_bytes(fitted)
-        data = whole[: len(whole) // 2]
-    with pytest.raises(BundleError, match="must be XGBoost's UBJSON for 12 features .* They are not: "):
-        boosting.restore(fitted.get_params(), fitted.classes_, 12, data)
-
-
-@pytest.mark.parametrize(
-    ("params", "classes", "n_features", "message"),
-    [
-        ({"widgets": 3}, EMOTIONS, 12, "widgets"),
-        ({}, EMOTIONS[:4], 12, "for 12 features and 5 classes"),
-        ({}, EMOTIONS, 13, "for 12 features and 5 classes"),
-    ],
-    ids=["unknown", "other classes", "other features"],
-)
-def test_restore_refuses_what_does_not_belong_together(fitted, params, classes, n_features, message):
-    with pytest.raises(BundleError, match=message):
-        boosting.restore(params, classes, n_features, boosting.booster_bytes(fitted))

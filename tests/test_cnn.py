@@ -12,7 +12,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from emobench.errors import BundleError, ConfigError
+from emobench.errors import ConfigError
 from emobench.models import cnn
 from emobench.models.cnn import CNNClassifier, DivergedError
 
@@ -214,60 +214,6 @@ def test_cnn_needs_no_tensorflow_to_train_and_predict():
         "print(CNNClassifier(epochs=1).fit(X, np.arange(20) % 2).predict(X[:1]).shape)"
     )
     assert run(program).stdout == "(1,)\n"
-
-
-# Persistence
-
-
-def test_restore_rebuilds_the_classifier(clips, fitted):
-    weights = cnn.network_weights(fitted)
-    again = cnn.restore(fitted.get_params(), fitted.classes_, 40, weights)
-    assert list(weights) == list(cnn.weight_shapes(fitted, 40, 5))
-    assert np.array_equal(again.predict(clips[0]), fitted.predict(clips[0]))
-    assert again.n_features_in_ == 40
-
-
-def test_restored_classifier_owns_its_weights(clips, fitted):
-    weights = {name: weight.copy() for name, weight in cnn.network_weights(fitted).items()}
-    again = cnn.restore(fitted.get_params(), fitted.classes_, 40, weights)
-    weights["dense_bias"][:] = np.nan
-    assert np.array_equal(again.predict_proba(clips[0]), fitted.predict_proba(clips[0]))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda weights: weights.pop("conv2_bias"), "must hold the weights 'conv2_bias'"),
-        (lambda weights: weights.update(extra=np.zeros(3)), "Got extra as well"),
-        (lambda weights: weights.update(dense_bias=np.zeros(4)), r"shape \(5,\). Got float64 of shape \(4,\)"),
-        (lambda weights: weights.update(dense_bias=np.zeros(5, int)), "Got int64 of shape"),
-        (lambda weights: weights.update(dense_bias=np.full(5, np.nan)), "must be finite"),
-    ],
-    ids=["missing", "extra", "shape", "dtype", "nan"],
-)
-def test_restore_refuses_wrong_weights(fitted, change, message):
-    weights = cnn.network_weights(fitted)
-    change(weights)
-    with pytest.raises(BundleError, match=message):
-        cnn.restore(fitted.get_params(), fitted.classes_, 40, weights)
-
-
-@pytest.mark.parametrize(
-    ("params", "classes", "n_features", "message"),
-    [
-        ({"widgets": 3}, EMOTIONS, 40, "widgets"),
-        ({"filters": 0}, EMOTIONS, 40, "filters of the CNN"),
-        ({"filters": 64}, EMOTIONS, 40, "'conv1_kernel'"),
-        ({}, EMOTIONS[:4], 40, "'dense_kernel'"),
-        ({}, EMOTIONS[:1], 40, "two classes"),
-        ({}, EMOTIONS, 80, "'dense_kernel'"),
-        ({}, EMOTIONS, "40", "number of features"),
-    ],
-    ids=["unknown", "invalid", "other filters", "other classes", "one class", "other features", "text"],
-)
-def test_restore_refuses_what_does_not_belong_together(fitted, params, classes, n_features, message):
-    with pytest.raises(BundleError, match=message):
-        cnn.restore(params, classes, n_features, cnn.network_weights(fitted))
 
 
 # Keras is the oracle. TensorFlow takes seconds to import.

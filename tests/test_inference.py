@@ -11,19 +11,23 @@ import pandas as pd
 import pytest
 import soundfile
 from conftest import PITCH_HZ, SR, tone
+from crafted_models import loop
+from fitted import SPEC, bundle_of, changed
+from sklearn.preprocessing import LabelEncoder
 
 import emobench
 from emobench.audio.decoding import read_audio
-from emobench.bundles.bundle import MANIFEST, Bundle, export_bundle, load_bundle, save_bundle
+from emobench.bundles import inspection
+from emobench.bundles.storage import MANIFEST, Bundle, read_bundle, write_bundle
 from emobench.cli.main import main
 from emobench.errors import AudioError, BundleError, ConfigError, DataError
-from emobench.features import get_features
 from emobench.features.extraction import vectorise
 from emobench.models import build, get_model
-from emobench.prediction.predictor import UNCERTAIN, Prediction, Predictor, find_bundle, find_entry, load, predict
+from emobench.prediction.predictor import GENERATED, SEEN, SILENT, UNCERTAIN, Prediction, Predictor, load, predict
+from emobench.prediction.selection import find_bundle, find_entry
 
 CLASSES = ("angry", "happy", "sad")
-SPEC = get_features("mfcc40")
+PARAMS = {"svm": {}, "dummy": {}, "mlp": {"hidden_layer_sizes": [8], "max_iter": 300}}
 
 
 @pytest.fixture(scope="module")
@@ -36,22 +40,17 @@ def features():
 
 
 @pytest.fixture(scope="module")
-def bundles(features):
-    """Fitted bundles by model, to be saved under any name."""
-    params = {"svm": {}, "dummy": {}, "mlp": {"hidden_layer_sizes": [8], "max_iter": 300}}
-    X, y = features
+def estimators(features):
+    """Fitted pipelines by model."""
+    return {name: build_quietly(name, params, *features) for name, params in PARAMS.items()}
+
+
+@pytest.fixture(scope="module")
+def bundles(estimators, features):
+    """Their bundles, to be saved under any name."""
     return {
-        name: Bundle(
-            estimator=build_quietly(name, own, X, y),
-            classes=CLASSES,
-            entry=name,
-            model=name,
-            params=own,
-            features=SPEC.specification(),
-            sr=SPEC.sr,
-            trained_on={"corpus": "ravdess", "mono": "mean"},
-        )
-        for name, own in params.items()
+        name: bundle_of(estimator, features[0], model=name, classes=CLASSES, params=PARAMS[name])
+        for name, estimator in estimators.items()
     }
 
 
@@ -63,10 +62,10 @@ def save(bundles, tmp_path):
         entry = entry or model
         scores = [{"protocol": "p", "waives": waives, "uar": uar, "war": 1.0, "macro_f1": 1.0}]
         trained_on = {"corpus": corpus, "mono": "mean", **changes.pop("trained_on", {})}
-        content = {**vars(bundles[model]), "entry": entry, "scores": scores, "trained_on": trained_on, **changes}
+        bundle = changes.pop("bundle", bundles[model])
+        content = {"entry": entry, "scores": scores, "trained_on": trained_on, **changes}
         folder = tmp_path / "results" / run / "models" / entry
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        save_bundle(folder, Bundle(**content))
+        write_bundle(folder, changed(bundle, **content))
         return folder
 
     return save
@@ -131,10 +130,10 @@ def test_predict_takes_any_rate_and_channels(bundles, tmp_path, sr, n_channels):
 def test_predict_takes_the_channels_as_the_model_was_trained(save):
     rng = np.random.default_rng(3)
     two = np.stack([tone(PITCH_HZ["sad"], 0.8, rng), tone(PITCH_HZ["angry"], 0.8, rng)], axis=1)
-    first = load_bundle(save(trained_on={"mono": "first"}))
+    first = read_bundle(save(trained_on={"mono": "first"}))
     assert predict(two, SR, model=first).emotion == predict(two[:, 0], SR, model=first).emotion == "sad"
     assert predict(two[:, ::-1], SR, model=first).emotion == "angry"
-    strict = load_bundle(save(entry="strict", trained_on={"mono": "error"}))
+    strict = read_bundle(save(entry="strict", trained_on={"mono": "error"}))
     assert "must be mono" in audio_refusal(strict, two, SR)
     assert predict(two[:, :1], SR, model=strict).emotion == "sad"
 
@@ -149,7 +148,6 @@ def test_predict_takes_the_channels_as_the_model_was_trained(save):
         (np.zeros(SR, np.int16), SR, "must be floating point, full scale ±1. Got int16."),
         (np.zeros(SR, complex), SR, "must be floating point"),
         (np.array(["a"]), SR, "must be floating point"),
-        (b"RIFF", SR, "must be floating point"),
         (np.zeros(0, np.float32), SR, "must have shape (n_samples,)"),
         (np.zeros((0, 2), np.float32), SR, "must have shape"),
         (np.zeros((2, 2, SR), np.float32), SR, "must have shape"),
@@ -159,7 +157,7 @@ def test_predict_takes_the_channels_as_the_model_was_trained(save):
         (np.zeros(50, np.float32), SR, "must last at least 0.1 s."),
         (np.zeros((2, SR), np.float32), SR, "(n_samples, n_channels)"),
     ],
-    ids=range(16),
+    ids=range(15),
 )
 def test_predict_refuses_a_signal_that_it_would_misread(bundles, signal, sr, says):
     assert says in audio_refusal(bundles["svm"], signal, sr)
@@ -171,6 +169,7 @@ def test_predict_refuses_a_file_that_it_would_misread(bundles, tmp_path):
     for name, says in (("empty.wav", "empty"), ("text.wav", "text"), ("none.wav", "no such file"), ("", "folder")):
         assert says in audio_refusal(bundles["svm"], tmp_path / name)
     assert "NUL" in audio_refusal(bundles["svm"], "a\0b.wav")
+    assert "It is text" in audio_refusal(bundles["svm"], b"hello")
 
 
 def test_probabilities_are_none_for_a_model_without_and_sum_to_one_else(bundles, tiny_corpus):
@@ -184,8 +183,8 @@ def test_probabilities_are_none_for_a_model_without_and_sum_to_one_else(bundles,
 
 def test_class_that_was_never_seen_has_probability_zero(save, features, tiny_corpus):
     X, y = features
-    estimator = build_quietly("mlp", {"hidden_layer_sizes": [8], "max_iter": 300}, X[y != 1], y[y != 1])
-    bundle = load_bundle(save("mlp", estimator=estimator))
+    estimator = build_quietly("mlp", PARAMS["mlp"], X[y != 1], y[y != 1])
+    bundle = bundle_of(estimator, X[y != 1], model="mlp", classes=CLASSES)
     found = predict(tiny_corpus / "s0" / "happy-0.wav", model=bundle).probabilities
     assert (tuple(found), found["happy"]) == (CLASSES, 0.0)
     assert predict(tiny_corpus / "s0" / "sad-0.wav", model=bundle).emotion == "sad"
@@ -194,16 +193,18 @@ def test_class_that_was_never_seen_has_probability_zero(save, features, tiny_cor
 def test_silence_is_answered_with_a_warning(bundles, tmp_path):
     path = tmp_path / "silence.wav"
     soundfile.write(path, np.zeros(SR), SR)
-    answer = predict(path, model=bundles["svm"])
-    assert answer.emotion in CLASSES
-    assert "silence" in answer.warning
+    for audio in ((path,), (path.read_bytes(),), soundfile.read(path)):
+        answer = predict(*audio, model=bundles["svm"])
+        assert answer.emotion in CLASSES
+        assert "silence" in answer.warning
+        assert answer.marks == (SILENT,)
 
 
 def test_emobench_predict_is_the_same_function(save, tiny_corpus, tmp_path):
     assert emobench.predict is predict
     save()
     answer = emobench.predict(tiny_corpus / "s0" / "angry-0.wav", results=tmp_path / "results")
-    assert answer == Prediction(str(tiny_corpus / "s0" / "angry-0.wav"), "angry", None, "svm", answer.warning)
+    assert answer == Prediction(str(tiny_corpus / "s0" / "angry-0.wav"), "angry", None, "svm")
 
 
 def test_predict_files_goes_on_after_a_bad_one(bundles, tiny_corpus, tmp_path, monkeypatch):
@@ -249,7 +250,8 @@ def test_bundle_of_other_features_is_refused_with_exit_code_2(save, tiny_corpus,
 
 def test_bundle_of_fewer_numbers_is_refused(save, features, tiny_corpus):
     X, y = features
-    folder = save(estimator=build_quietly("svm", {}, X[:, :20], y))
+    estimator = build_quietly("svm", {}, X[:, :20], y)
+    folder = save(bundle=bundle_of(estimator, X[:, :20], model="svm", classes=CLASSES))
     with pytest.raises(BundleError, match="20 numbers"):
         predict(tiny_corpus / "s0" / "sad-0.wav", model=folder)
 
@@ -263,10 +265,43 @@ def test_find_bundle_takes_the_best_on_unheard_speakers(save, tmp_path):
     best = save("svm", run="a-1", entry="best", uar=0.6)
     save("svm", run="b-1", entry="leaky", uar=0.9, waives="speaker")
     save("svm", run="b-1", entry="unscored", uar=None)
-    save("svm", run="s-1", entry="synthetic", uar=1.0, corpus="synthetic")
     assert find_bundle(results=results) == best
-    assert find_bundle(results / "s-1") == results / "s-1" / "models" / "synthetic"
     assert find_bundle(results / "b-1").name == "leaky"  # neither has an honest score: by name
+
+
+def test_find_bundle_asks_which_of_several_corpora_or_sets_of_emotions_is_meant(save, bundles, tmp_path, capsys):
+    results = tmp_path / "results"
+    save("svm", run="a-1", entry="low", uar=0.4)
+    real = save("svm", run="a-1", entry="svm", uar=0.6)
+    own = save("svm", run="b-1", entry="svm", uar=0.9, corpus="own words")
+    other = save("svm", run="c-1", entry="svm", uar=0.5, classes=["anger", "bliss", "grief"])
+    for arguments in ((None, results), ("svm", results), (results,)):
+        with pytest.raises(BundleError, match="3 corpora or sets of emotions") as caught:
+            find_bundle(*arguments)
+        assert str(caught.value).splitlines()[1:] == [
+            f"  --model {own}  (svm, own words: angry, happy, sad; UAR 0.900)",
+            f"  --model {real}  (svm, ravdess: angry, happy, sad; UAR 0.600)",
+            f"  --model {other}  (svm, ravdess: anger, bliss, grief; UAR 0.500)",
+        ]
+    assert find_bundle(results / "b-1") == own
+    code, out, err = run_cli(capsys, "predict", "clip.wav", "--results", results)
+    assert (code, out, err.count("--model ")) == (2, "", 3)
+
+
+def test_old_bundles_are_refused_with_the_way_to_new_ones(tmp_path, tiny_corpus, capsys):
+    folder = tmp_path / "results" / "a-1" / "models" / "svm"
+    folder.mkdir(parents=True)
+    (folder / "bundle.json").write_text(json.dumps({"entry": "svm"}))
+    path = tiny_corpus / "s0" / "sad-0.wav"
+    for options in (
+        ["--results", tmp_path / "results"],
+        ["-m", folder],
+        ["-m", "svm", "--results", tmp_path / "results"],
+    ):
+        code, out, err = run_cli(capsys, "predict", path, *options)
+        assert (code, out, err.count("\n")) == (2, "", 1)
+        assert "an older emobench" in err
+        assert "emobench run CONFIG" in err
 
 
 def test_find_bundle_breaks_ties_by_name(save, tmp_path):
@@ -279,7 +314,6 @@ def test_find_bundle_breaks_ties_by_name(save, tmp_path):
 def test_find_bundle_by_name_takes_the_best_run_of_it(save, tmp_path):
     save(run="a-1", uar=0.4)
     best = save(run="b-1", uar=0.5)
-    save(run="c-1", uar=0.9, corpus="synthetic")
     save("dummy", run="d-1", uar=0.99)
     assert find_bundle("svm", tmp_path / "results") == best
 
@@ -424,9 +458,9 @@ def test_command_keeps_odd_names_on_one_line(save, tiny_corpus, capsys, tmp_path
 
 
 @pytest.mark.parametrize("model", ["svm", "mlp", "dummy"])
-def test_predictor_answers_as_the_estimator_itself(bundles, tiny_corpus, model):
+def test_predictor_answers_as_the_estimator_itself(estimators, bundles, tiny_corpus, model):
     """One code path, and the slow one: features, then scikit-learn's own `predict` and `predict_proba`."""
-    predictor, estimator = Predictor(bundles[model]), bundles[model].estimator
+    predictor, estimator = Predictor(bundles[model]), estimators[model]
     paths = sorted(tiny_corpus.glob("*/*.wav"))
     X = np.stack([predictor.features(path) for path in paths])
     codes, proba = predictor.classify(X)
@@ -456,8 +490,8 @@ def test_classify_refuses_what_are_no_features(bundles, X):
 
 def test_load_takes_a_folder_a_zip_and_a_name(save, tmp_path, tiny_corpus):
     folder, path = save("mlp"), tiny_corpus / "s0" / "sad-0.wav"
-    export_bundle(folder, tmp_path / "mlp.zip", as_zip=True)
-    expected = Predictor(load_bundle(folder)).predict(path)
+    write_bundle(tmp_path / "mlp.zip", read_bundle(folder), as_zip=True)
+    expected = Predictor(read_bundle(folder)).predict(path)
     assert emobench.load is load
     assert emobench.load(folder).predict(path) == load(tmp_path / "mlp.zip").predict(path) == expected
     assert load("mlp", results=tmp_path / "results").predict(path) == load(results=tmp_path / "results").predict(path)
@@ -473,18 +507,19 @@ def test_threshold_makes_an_answer_uncertain(bundles, tiny_corpus):
     for wrong in (-0.1, 1.1, float("nan"), True):
         with pytest.raises(ConfigError, match="0 to 1"):
             predictor.predict_files([path], threshold=wrong)
-    with pytest.raises(ConfigError, match="'svm' gives none"):
+    with pytest.raises(ConfigError, match="'svm' gives no probabilities"):
         Predictor(bundles["svm"]).predict(path, threshold=0.5)
 
 
-def test_command_predicts_without_tensorflow_keras_or_librosa(save, tiny_corpus):
+def test_command_predicts_with_onnxruntime_and_none_of_the_libraries_that_train(save, tiny_corpus):
     code = """
 import sys
 from emobench.cli import main as cli
 try:
     cli.main(sys.argv[1:])
 finally:
-    unwanted = {"tensorflow", "keras", "xgboost", "librosa", "numba", "optuna", "distributed"} & set(sys.modules)
+    heavy = "tensorflow keras xgboost sklearn pandas scipy.stats skl2onnx librosa numba optuna distributed".split()
+    unwanted = set(heavy) & set(sys.modules)
     assert not unwanted, unwanted
 """
     run = [sys.executable, "-c", code, "predict", "-q", "--model", str(save()), str(tiny_corpus / "s0" / "sad-0.wav")]
@@ -518,6 +553,85 @@ def test_command_answers_names_as_they_come(save, tiny_corpus):
             assert json.loads(process.stdout.readline())["emotion"] == emotion
         process.stdin.close()
         assert process.wait(timeout=30) == 0
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "mp3"])
+def test_command_answers_a_recording_on_standard_input(save, tiny_corpus, capsys, feed, tmp_path, suffix):
+    folder, path = save(), tmp_path / f"x.{suffix}"
+    signal, sr = soundfile.read(tiny_corpus / "s0" / "sad-0.wav")
+    soundfile.write(path, signal, sr)
+    feed(path.read_bytes())
+    assert run_cli(capsys, "predict", "-", "-q", "-m", folder) == (0, "-\tsad\n", "")
+    feed(path.read_bytes())
+    code, out, _ = run_cli(capsys, "predict", "-", "-q", "--json", "--window", "0.2", "-m", folder)
+    assert (code, json.loads(out)[0]["emotion"]) == (0, "sad")
+
+
+@pytest.mark.parametrize("content", [bytes(5000), b"RIFF\n\0\0\0WAVE", b"\xff\xfb\x90\x64\n", b"a.wav\0b.wav\0"])
+def test_command_refuses_other_bytes_on_standard_input_in_one_line(save, capsys, feed, content):
+    feed(content)
+    code, out, err = run_cli(capsys, "predict", "-", "-q", "-m", save())
+    assert (code, out, err.count("\n")) == (3, "", 1)
+    assert err.startswith("emobench: -: ")
+
+
+def test_command_answers_each_recording_of_a_folder_in_order(save, tiny_corpus, capsys, tmp_path):
+    folder = tmp_path / "mine"
+    shutil.copytree(tiny_corpus / "s1", folder / "b")
+    shutil.copy(tiny_corpus / "s0" / "sad-0.wav", folder / "a.WAV")
+    for junk in ("notes.txt", ".hidden.wav", "b/.DS_Store"):
+        (folder / junk).write_text("junk")
+    (folder / "c.wav").mkdir()
+    code, out, err = run_cli(capsys, "predict", folder, "-q", "--json", "-m", save())
+    names = [f"b/{path.name}" for path in sorted((tiny_corpus / "s1").iterdir())]
+    assert (code, [row["path"] for row in json.loads(out)], err) == (
+        0,
+        [str(folder / name) for name in ("a.WAV", *names)],
+        "",
+    )
+    code, out, err = run_cli(capsys, "predict", folder / "c.wav", "-m", save())
+    assert (code, out, "c.wav: holds no recordings" in err) == (3, "", True)
+
+
+def test_answer_that_must_not_be_taken_at_face_value_says_so(save, tiny_corpus, capsys, tmp_path):
+    """In text, JSON and CSV, with --quiet too: a generated corpus, a recording that was trained on, silence."""
+    seen, other, silent = tiny_corpus / "s0" / "sad-0.wav", tiny_corpus / "s1" / "sad-0.wav", tmp_path / "silent.wav"
+    soundfile.write(silent, np.zeros(SR), SR)
+    shutil.copy(seen, tmp_path / "renamed.wav")
+    files = [tmp_path / "renamed.wav", other, silent]
+    trained = {"audio_ids": [read_audio(seen).content[:16]], "trained_on": {"is_generated": True}}
+    expected = [[SEEN, GENERATED], [GENERATED], [SILENT, GENERATED]]
+    folder = save(**trained)
+    lines = run_cli(capsys, "predict", *files, "-q", "-m", folder)[1].splitlines()
+    assert [line.split("\t")[-1] for line in lines] == [f"[{'; '.join(marks)}]" for marks in expected]
+    rows = json.loads(run_cli(capsys, "predict", *files, "-q", "--json", "-m", folder)[1])
+    assert [row["marks"] for row in rows] == expected
+    table = pd.read_csv(io.StringIO(run_cli(capsys, "predict", *files, "-q", "--csv", "-m", folder)[1]))
+    assert table["marks"].str.split("; ").tolist() == expected
+    signal, sr = soundfile.read(seen)
+    assert predict(signal, sr, model=folder).marks == (SEEN, GENERATED)
+    _, _, err = run_cli(capsys, "predict", other, "-m", folder)
+    assert "warning: the model was trained on the corpus 'ravdess', which is computer-generated." in err
+    assert predict(seen, model=save()).marks == ()
+
+
+def test_threshold_without_probabilities_names_the_models_that_have_them(save, tiny_corpus, capsys, tmp_path):
+    path, folder = tiny_corpus / "s0" / "sad-0.wav", save("svm", uar=0.6)
+    code, _, err = run_cli(capsys, "predict", path, "--threshold", "0.5", "-m", folder)
+    assert (code, "No other saved model" in err) == (2, True)
+    mlp = save("mlp", uar=0.5)
+    code, _, err = run_cli(capsys, "predict", path, "--threshold", "0.5", "--results", tmp_path / "results")
+    assert (code, f"  --model {mlp}  (mlp, " in err, err.count("--model")) == (2, True, 1)
+
+
+def test_label_encoder_is_that_of_the_run(bundles):
+    """`predict` does without scikit-learn; here it is, and agrees with the bundle's classes on every code."""
+    for bundle in bundles.values():
+        encoder = Predictor(bundle).label_encoder
+        assert isinstance(encoder, LabelEncoder)
+        codes = np.arange(len(bundle.manifest.classes))
+        assert encoder.inverse_transform(codes).tolist() == bundle.manifest.classes
+        assert encoder.transform(bundle.manifest.classes).tolist() == codes.tolist()
 
 
 def test_command_without_any_name_is_an_error(save, capsys, feed):
@@ -627,19 +741,35 @@ def test_export_and_inspect(save, tiny_corpus, capsys, tmp_path, monkeypatch):
         assert run_cli(capsys, "predict", tiny_corpus / "s0" / "sad-0.wav", "-q", "-m", made)[0] == 0
         code, out, _ = run_cli(capsys, "inspect", made, "--json")
         shown = json.loads(out)
+        sums = shown.pop("sums")
         assert (code, shown.pop("path")) == (0, made)
         assert shown == json.loads((folder / MANIFEST).read_bytes())
+        assert sums["model.onnx"] in (folder / "SHA256SUMS").read_text()
         code, out, _ = run_cli(capsys, "inspect", made)
         for text in ("mlp-tuned", "mlp, version 1", "hidden_layer_sizes=[8]", "angry, happy, sad", "ravdess", "0.625"):
             assert text in out
-        assert f"sum is right: {shown['checksum']}" in out
+        for text in ("features: float32 (n, 40)", "label: int64 (n)", "probabilities: float32 (n, 3)"):
+            assert text in out
+        assert f"sum is right: {sums['model.onnx']}" in out
+
+
+def test_inspect_check_tries_the_model(save, capsys):
+    folder = save("mlp")
+    code, out, _ = run_cli(capsys, "inspect", folder, "--check", "--json")
+    assert (code, json.loads(out)["check"]["n_features"]) == (0, 40)
+    assert "the model answers" in run_cli(capsys, "inspect", folder, "--check")[1]
+    write_bundle(folder, Bundle.of(read_bundle(folder).manifest, loop(2**62).SerializeToString()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inspection.try_model, "__kwdefaults__", {"timeout_s": 3.0, "memory_bytes": 2**31})
+        code, out, err = run_cli(capsys, "inspect", folder, "--check")
+    assert (code, out, "no answer within 3 s" in err) == (2, "", True)
 
 
 def test_inspect_of_a_damaged_bundle_ends_with_2(save, capsys):
     folder = save()
-    (folder / "model.skops").write_bytes((folder / "model.skops").read_bytes()[:-1])
+    (folder / "model.onnx").write_bytes((folder / "model.onnx").read_bytes()[:-1])
     code, out, err = run_cli(capsys, "inspect", folder)
-    assert (code, out, "bytes instead of" in err) == (2, "", True)
+    assert (code, out, "model.onnx: damaged" in err) == (2, "", True)
 
 
 def test_export_names_what_there_is(save, tmp_path):

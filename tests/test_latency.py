@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from fitted import bundle_of
 from pytest_benchmark.stats import Stats
 
 from emobench import models
-from emobench.bundles.bundle import Bundle, save_bundle
+from emobench.bundles.storage import write_bundle
 from emobench.cli.main import main
 from emobench.config.schema import LatencyConfig
 from emobench.config.yaml import validate_config
 from emobench.errors import AudioError, BundleError, ConfigError
-from emobench.features import get_features
 from emobench.prediction import latency, probe
 from emobench.running import planning, runner
 
@@ -30,9 +30,9 @@ def save(folder, *, entry="svm", seed=0):
     rng = np.random.default_rng(seed)
     y = np.arange(30) % 3
     X = (rng.standard_normal((30, 40)) + y[:, np.newaxis]).astype(np.float32)
-    estimator, spec = models.build(models.get_model("svm")).fit(X, y), get_features("mfcc40")
-    about = {"features": spec.specification(), "sr": spec.sr, "trained_on": {"corpus": "noise"}}
-    save_bundle(folder, Bundle(estimator=estimator, classes=CLASSES, entry=entry, model="svm", **about))
+    estimator = models.build(models.get_model("svm")).fit(X, y)
+    about = {"entry": entry, "trained_on": {"corpus": "noise"}, "identity": f"key of {entry}"}
+    write_bundle(folder, bundle_of(estimator, X, model="svm", classes=CLASSES, **about))
     return folder
 
 
@@ -51,8 +51,11 @@ class FakeMachine:
         luck = 1 + self.noise * abs(self.rng.standard_normal()) + self.drift * len(self.tasks)
         blocks = [
             {"stage": stage, "batch": batch, "durations_ns": self._durations_ns(speed * share * batch * luck)}
-            for stage, share in (("features_to_label", 0.1), ("wav_to_label", 1.0))
-            for batch in task["batches"]
+            for stage, share, batches in (
+                ("features_to_label", 0.1, task["batches"]),
+                ("wav_to_label", 1.0, task["batches"] and [1]),
+            )
+            for batch in batches
         ]
         memory = {"peak_memory_bytes": 100_000_000}
         blocks = [{**block, **memory} for block in blocks]
@@ -75,15 +78,15 @@ def test_measure_gives_a_row_per_bundle_stage_and_batch():
     ).table
     assert list(table.columns) == list(latency.LATENCY)
     rows = {(row["entry"], row["stage"], row["batch"]) for row in table.to_dict("records")}
-    stages = [("cold_start", 1), *((stage, b) for stage in ("wav_to_label", "features_to_label") for b in (1, 8))]
+    stages = [("cold_start", 1), ("wav_to_label", 1), ("features_to_label", 1), ("features_to_label", 8)]
     assert rows == {(entry, *stage) for entry in ("fast", "slow") for stage in stages}
     assert len(table) == len(rows)
 
 
 def test_figures_are_medians_over_rounds_of_quantiles_of_calls():
     table = latency.measure([subject("a")], SETTINGS, probe=FakeMachine({"a": 2})).table
-    row = table[(table["stage"] == "wav_to_label") & (table["batch"] == 8)].iloc[0]
-    calls_ms = 16 * (1 + 0.01 * np.arange(N_CALLS))
+    row = table[(table["stage"] == "features_to_label") & (table["batch"] == 8)].iloc[0]
+    calls_ms = 1.6 * (1 + 0.01 * np.arange(N_CALLS))
     assert row["p50_ms"] == pytest.approx(np.median(calls_ms))
     assert row["p95_ms"] == pytest.approx(np.percentile(calls_ms, 95))
     assert row["p99_ms"] == pytest.approx(np.percentile(calls_ms, 99))
@@ -114,8 +117,8 @@ def test_a_p99_of_fewer_than_100_calls_is_none(rounds, has_p99):
 def test_bundles_are_measured_in_turn_after_a_start_that_does_not_count():
     machine = FakeMachine({"a": 1, "b": 1, "c": 1})
     latency.measure([subject("a"), subject("b"), subject("c")], SETTINGS, probe=machine)
-    assert [Path(task["bundle"]).name for task in machine.tasks] == ["a", "b", "c"] * 7
-    assert [task["batches"] for task in machine.tasks] == [[]] * 3 + [[1, 8]] * 18
+    assert [Path(task["bundle"]).name for task in machine.tasks] == ["a", *["a", "b", "c"] * 6]
+    assert [task["batches"] for task in machine.tasks] == [[]] + [[1, 8]] * 18
 
 
 def test_a_bundle_that_fails_leaves_the_others_alone():
@@ -132,6 +135,22 @@ def test_a_clip_that_is_none_is_refused_before_anything_starts(tmp_path):
     with pytest.raises(AudioError, match="must hold a recording"):
         latency.measure([subject("a")], SETTINGS, clip=tmp_path / "clip.wav", probe=machine)
     assert machine.tasks == []
+
+
+def test_what_the_fitted_model_itself_takes_stands_beside(tmp_path):
+    path = save(tmp_path / "run" / "models" / "svm")
+    latency.write_native(tmp_path / "run", {"another": 1.0})
+    latency.write_native(tmp_path / "run", {"key of svm": 2.5})
+    assert latency.read_native(tmp_path / "run") == {"another": 1.0, "key of svm": 2.5}
+    subjects = [latency.read_subject(path), subject("b")]
+    table = latency.measure(subjects, SETTINGS, probe=FakeMachine({"svm": 1, "b": 1})).table
+    shown = table[table["native_p50_ms"].notna()]
+    assert shown[["entry", "stage", "batch", "native_p50_ms"]].to_numpy().tolist() == [
+        ["svm", "features_to_label", 1, 2.5]
+    ]
+    assert "2.5" in next(line for line in latency.to_columns(table) if line[:3] == ("svm", "features → label", "1"))
+    (tmp_path / "run" / latency.NATIVE).write_text("[1]")
+    assert latency.read_native(tmp_path / "run") == {}
 
 
 # --- noise ----------------------------------------------------------------------------------------------------------
@@ -175,7 +194,7 @@ def test_a_noisy_machine_is_said_to_be_one():
     assert latency.remarks(quiet) == []
     assert noisy["is_noisy"].all()
     (remark,) = latency.remarks(noisy)
-    assert "too noisy to tell 5 of 5 latencies" in remark
+    assert "too noisy to tell 4 of 4 latencies" in remark
 
 
 # --- the process that is measured -----------------------------------------------------------------------------------
@@ -235,8 +254,9 @@ def test_a_bundle_is_measured_in_a_fresh_process_of_one_thread(tmp_path):
     assert answer["emotion"] in CLASSES
     assert 0.05e9 < answer["cold_ns"] < 300e9
     assert [(block["stage"], block["batch"]) for block in answer["blocks"]] == [
-        *(("features_to_label", 1), ("features_to_label", 8)),
-        *(("wav_to_label", 1), ("wav_to_label", 8)),
+        ("features_to_label", 1),
+        ("features_to_label", 8),
+        ("wav_to_label", 1),
     ]
     assert all(min(block["durations_ns"]) > 0 for block in answer["blocks"])
     assert 20e6 < answer["peak_memory_bytes"] < 2e9
@@ -265,8 +285,8 @@ def test_a_subject_is_called_as_its_bundle_says(tmp_path):
 
 def test_a_damaged_bundle_is_refused_before_it_is_measured(tmp_path):
     save(tmp_path / "svm")
-    (tmp_path / "svm" / "model.skops").write_bytes(b"\x80pickle")
-    with pytest.raises(BundleError, match=r"model\.skops"):
+    (tmp_path / "svm" / "model.onnx").write_bytes(b"\x80pickle")
+    with pytest.raises(BundleError, match=r"model\.onnx: damaged"):
         latency.read_subject(tmp_path / "svm")
 
 
@@ -299,7 +319,7 @@ def test_pytest_benchmark_compares_two_files(tmp_path):
     )
     assert "wav → label, batch 1" in done.stdout
     both = pd.read_csv(tmp_path / "both.csv")
-    assert len(both) == 2 * 5
+    assert len(both) == 2 * 4
     cold = both[both["name"].str.contains("cold_start")]["median"]
     assert max(cold) / min(cold) == pytest.approx(2, rel=0.1)
 
@@ -436,7 +456,7 @@ def test_latency_prints_every_figure_with_its_noise(tmp_path, emobench):
     lines = [re.split(r" {2,}", line) for line in out.splitlines()]
     assert lines[0][:4] == ["entry", "stage", "batch", "p50 (ms)"]
     assert ["svm-a", "wav → label", "1", "2.190 ± 0.044"] in [line[:4] for line in lines]
-    assert len(lines) == 1 + 7
+    assert len(lines) == 1 + 5
 
 
 def test_latency_writes_what_it_is_asked_for(tmp_path, emobench):
@@ -454,11 +474,11 @@ def test_latency_writes_what_it_is_asked_for(tmp_path, emobench):
 def test_latency_of_a_damaged_bundle_ends_with_2_before_anything_is_measured(tmp_path, emobench):
     save(tmp_path / "good")
     save(tmp_path / "bad")
-    (tmp_path / "bad" / "model.skops").write_bytes(b"")
+    (tmp_path / "bad" / "model.onnx").write_bytes(b"")
     machine = FakeMachine({"good": 1, "bad": 1})
     code, out, err = emobench("good", "bad", machine=machine)
     assert (code, out, machine.tasks) == (2, "", [])
-    assert "model.skops" in err
+    assert "model.onnx" in err
 
 
 def test_latency_of_a_bundle_that_crashes_says_so_and_shows_the_others(tmp_path, emobench):
@@ -476,8 +496,8 @@ def test_latency_of_a_bundle_that_crashes_says_so_and_shows_the_others(tmp_path,
 def test_latency_of_a_noisy_machine_is_printed_with_a_note(tmp_path, emobench):
     save(tmp_path / "a")
     _, out, err = emobench("a", machine=FakeMachine({"a": 2}, noise=0.8))
-    assert out.count("noisy") == 7
-    assert "too noisy to tell 7 of 7 latencies" in err
+    assert out.count("noisy") == 5
+    assert "too noisy to tell 5 of 5 latencies" in err
 
 
 @pytest.mark.parametrize("rounds", [3, 1001])
@@ -504,7 +524,7 @@ def test_a_run_measures_its_bundles_once_and_shows_them(tmp_path, tiny_corpus, m
     before = planning.plan(about, output=tmp_path).estimate_s
     first = runner.run(about, output=tmp_path, n_jobs=1)
     assert first.folder == plain.folder  # it changes no result, so it is the same run
-    assert (first.n_computed, len(machine.tasks)) == (0, 2 * 5)
+    assert (first.n_computed, len(machine.tasks)) == (0, 1 + 2 * 4)
     board = first.leaderboard.set_index("entry")
     assert board.loc["svm", "latency_p50_ms"] == pytest.approx(3 * 1.095)
     assert board.loc["dummy", "latency_p95_ms"] == pytest.approx(1 * 1.1805)
@@ -513,7 +533,11 @@ def test_a_run_measures_its_bundles_once_and_shows_them(tmp_path, tiny_corpus, m
     content = {name: (first.folder / name).read_bytes() for name in names}
     assert planning.plan(about, output=tmp_path).estimate_s < before
     again = runner.run(about, output=tmp_path, n_jobs=1)
-    assert len(machine.tasks) == 2 * 5
+    assert len(machine.tasks) == 1 + 2 * 4
+    table = pd.read_csv(first.folder / latency.CSV)
+    is_native = (table["stage"] == "features_to_label") & (table["batch"] == 1)
+    assert (table.loc[is_native, "native_p50_ms"] > 0).all()
+    assert table.loc[~is_native, "native_p50_ms"].isna().all()
     assert again.leaderboard.equals(first.leaderboard)
     assert content == {name: (first.folder / name).read_bytes() for name in names}
 

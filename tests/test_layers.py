@@ -34,7 +34,9 @@ HEAVY = {
     "xgboost",
     "optuna",
     "pyarrow",
-    "skops",
+    "onnx",
+    "onnxruntime",
+    "skl2onnx",
 }
 
 

@@ -162,7 +162,7 @@ def test_bundles_predict_what_they_were_fitted_on(finished, tiny_corpus):
     answer = emobench.predict(tiny_corpus / "s0/angry-0.wav", model=finished.folder / "models/xgboost")
     assert set(answer.probabilities) == {"angry", "happy", "sad"}
     assert answer.emotion == max(answer.probabilities, key=answer.probabilities.get)
-    manifest = json.loads((finished.folder / "models/svm/bundle.json").read_text())
+    manifest = json.loads((finished.folder / "models/svm/manifest.json").read_text())
     assert [row["protocol"] for row in manifest["scores"]] == ["group-kfold", "random-kfold"]
 
 

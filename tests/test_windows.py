@@ -9,21 +9,20 @@ import numpy as np
 import pytest
 import soundfile
 from conftest import PITCH_HZ, SR, tone
+from fitted import SPEC, bundle_of, changed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emobench.audio import AudioPolicy, streaming
 from emobench.audio.decoding import read_audio, resample
 from emobench.audio.streaming import open_stream, resampled, windows
-from emobench.bundles.bundle import Bundle, save_bundle
+from emobench.bundles.storage import write_bundle
 from emobench.errors import AudioError, ConfigError
-from emobench.features import get_features
 from emobench.features.extraction import vectorise
 from emobench.models import build, get_model
-from emobench.prediction.predictor import UNCERTAIN, Predictor
+from emobench.prediction.predictor import SEEN, SILENT, UNCERTAIN, Predictor
 
 CLASSES = ("angry", "happy", "sad")
-SPEC = get_features("mfcc40")
 FORMATS = {"wav": {"subtype": "PCM_16"}, "flac": {}, "ogg": {}, "mp3": {}}
 
 
@@ -38,16 +37,7 @@ def bundle():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         estimator = build(get_model("mlp"), params, random_state=0).fit(X, y)
-    return Bundle(
-        estimator=estimator,
-        classes=CLASSES,
-        entry="mlp",
-        model="mlp",
-        params=params,
-        features=SPEC.specification(),
-        sr=SPEC.sr,
-        trained_on={"corpus": "ravdess", "mono": "mean"},
-    )
+    return bundle_of(estimator, X, model="mlp", classes=CLASSES)
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +148,16 @@ def test_silent_window_is_answered_with_a_warning(predictor):
     signal = np.concatenate([speech(SR, 1.0), np.zeros(SR, np.float32)])
     answers = list(predictor.predict_windows(signal, SR, window_s=1.0, hop_s=1.0))
     assert [bool(answer.warning) for answer in answers] == [False, True]
+    assert [answer.marks for answer in answers] == [(), (SILENT,)]
+
+
+def test_windows_of_a_training_recording_say_so(bundle, tmp_path):
+    path = tmp_path / "long.wav"
+    soundfile.write(path, speech(SR, 2.0), SR)
+    seen = Predictor(changed(bundle, audio_ids=[read_audio(path).content[:16]]))
+    for audio in ((path,), soundfile.read(path), (path.read_bytes(),)):
+        answers = list(seen.predict_windows(*audio, window_s=1.0, hop_s=1.0))
+        assert [answer.marks for answer in answers] == [(SEEN,)] * 2
 
 
 def unknown_length(path, suffix):
@@ -230,7 +230,7 @@ def test_stream_refuses_what_no_header_explains(tmp_path):
 
 def test_stereo_is_refused_where_the_model_wants_mono(bundle, tmp_path):
     soundfile.write(tmp_path / "two.wav", np.zeros((SR, 2)), SR)
-    strict = Predictor(Bundle(**{**vars(bundle), "trained_on": {"mono": "error"}}))
+    strict = Predictor(changed(bundle, trained_on={"mono": "error"}))
     with pytest.raises(AudioError, match="mono"):
         list(strict.predict_windows(tmp_path / "two.wav"))
 
@@ -239,7 +239,7 @@ def test_stereo_is_refused_where_the_model_wants_mono(bundle, tmp_path):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_does_not_grow_with_the_length(bundle, tmp_path):
     """Ten times the length takes the same memory, to a few MB; read at once it would be 40 MB more."""
-    save_bundle(tmp_path / "mlp", bundle)
+    write_bundle(tmp_path / "mlp", bundle)
     code = """
 import pathlib, sys, emobench
 answers = emobench.load(sys.argv[1]).predict_windows(sys.argv[2])
@@ -267,7 +267,7 @@ def command(bundle, tmp_path, capsys):
     """Run `emobench predict` with the bundle; return the exit code, stdout and stderr."""
     from emobench.cli.main import main
 
-    save_bundle(tmp_path / "mlp", bundle)
+    write_bundle(tmp_path / "mlp", bundle)
 
     def run(*arguments):
         with pytest.raises(SystemExit) as caught:
@@ -290,7 +290,7 @@ def test_command_writes_a_label_track(command, tmp_path):
     ]
     assert json.loads(command(path, "--window", "1", "--json")[1]) == rows
     header, *lines = command(path, "--window", "1", "--csv")[1].splitlines()
-    assert header == "path,start_s,end_s,emotion,p_angry,p_happy,p_sad,warning,error"
+    assert header == "path,start_s,end_s,emotion,p_angry,p_happy,p_sad,warning,error,marks"
     assert [line.split(",")[1:4] for line in lines] == [
         ["0.0", "1.0", "angry"],
         ["1.0", "2.0", "happy"],

@@ -154,7 +154,7 @@ def decode(
         check_peak(float(samples.min()), float(samples.max()), path)
     remarks += remarks_on_signal(signal, extremes_of(signal, samples), container, path, policy)
     clip = clip or clip_of(data)
-    return Audio(signal, sr, clip, _content_hash(samples, sr, data, clip), remarks)
+    return Audio(signal, sr, clip, hash_samples(samples, sr, data=data, clip=clip), remarks)
 
 
 def _view_plain_wav(data: bytes) -> tuple[np.ndarray, int, str] | None:
@@ -388,8 +388,16 @@ def _clip_of(digest: Any, file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _content_hash(samples: np.ndarray, sr: int, data: bytes, clip: str) -> str:
-    """Return the hash of a plain WAV of samples, which most files are: 16 bit where that is exact, else float32."""
+def hash_samples(samples: np.ndarray, sr: int, *, data: bytes = b"", clip: str = "") -> str:
+    """Return the audio id of samples: the hash of a plain WAV of them, of 16 bit where that is exact, else of float32.
+
+    Parameters
+    ----------
+    samples : int16 or float array of shape (n_samples, n_channels)
+        Full scale ±1 where floating.
+    data, clip : bytes, str
+        The file that they come from and its hash, which spares hashing twice where it is a plain WAV already.
+    """
     if samples.dtype != np.int16:
         with np.errstate(over="ignore"):
             steps = samples * STEPS_16_BIT

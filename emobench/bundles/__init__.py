@@ -1,1 +1,1 @@
-"""A fitted model with all that it needs to predict from audio."""
+"""A fitted model with all that it needs to predict from audio, as ONNX."""

@@ -214,7 +214,7 @@ class LatencyConfig(_Closed):
     block_s : float
         Seconds that calls of one stage and batch size are timed for in a round.
     batches : list of int
-        How many clips are answered at once; 1 is the leaderboard's.
+        How many rows of features are answered at once; 1 is the leaderboard's.
     """
 
     rounds: int = Field(default=10, ge=4, le=1000)

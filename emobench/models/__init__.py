@@ -1,4 +1,4 @@
-"""Models: named scikit-learn classifiers with their parameters, scaling and way of being stored.
+"""Models: named scikit-learn classifiers with their parameters, scaling and way of being exported.
 
 A model is one row of `MODELS`; its class is imported only when it is used. `build` wraps every model in the same
 pipeline, so that scaling is learned inside the fold and no caller needs to know which model it holds.
@@ -59,8 +59,8 @@ class ModelSpec:
         Raised when the same parameters give other results.
     is_scaled : bool
         Whether features are standardised inside the fold.
-    storage : str
-        How a bundle stores it: ``"skops"``, ``"xgboost"`` or ``"cnn"``.
+    converter : str
+        ``"module:function"`` that makes an ONNX graph of the fitted classifier; see `emobench.bundles.converters`.
     requires : tuple of str
         Importable packages that it needs besides scikit-learn.
     cost : float
@@ -80,7 +80,7 @@ class ModelSpec:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     version: int = 1
     is_scaled: bool = True
-    storage: str = "skops"
+    converter: str = "emobench.bundles.converters:from_sklearn"
     requires: tuple[str, ...] = ()
     cost: float = 1.0
     withheld: Mapping[str, str] = field(default_factory=dict)
@@ -95,7 +95,7 @@ MODELS: dict[str, ModelSpec] = {
             name="cnn",
             title="Convolutional network along the feature vector, two layers",
             estimator="emobench.models.cnn:CNNClassifier",
-            storage="cnn",
+            converter="emobench.bundles.converters:from_keras",
             cost=20.0,
             check="emobench.models.cnn:check_parameters",
             space={
@@ -132,7 +132,7 @@ MODELS: dict[str, ModelSpec] = {
             title="Gradient-boosted trees (XGBoost)",
             estimator="emobench.models.boosting:XGBoostClassifier",
             is_scaled=False,
-            storage="xgboost",
+            converter="emobench.bundles.converters:from_xgboost",
             requires=("xgboost",),
             cost=7.0,
             check="emobench.models.boosting:check_trees",

@@ -8,7 +8,6 @@ itself, which spares a lone clip most of the wrapper's time. XGBoost is imported
 from __future__ import annotations
 
 import numbers
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from emobench.errors import BundleError, ConfigError
-from emobench.models import trees, ubjson
+from emobench.errors import ConfigError
 
 
 class XGBoostClassifier(ClassifierMixin, BaseEstimator):
@@ -98,7 +96,6 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
         params = self.get_params(deep=False)
         seed = check_random_state(params.pop("random_state")).randint(2**31 - 1)
         model = XGBClassifier(**params, random_state=seed, tree_method="hist", n_jobs=1)
-        self._forest = None
         try:
             self.booster_ = model.fit(X, codes).get_booster()
         except XGBoostError as error:
@@ -126,59 +123,6 @@ def probabilities(booster: Any, X: np.ndarray) -> np.ndarray:
     proba = booster.inplace_predict(X, validate_features=False)
     # Of two classes XGBoost gives the probability of the second.
     return np.column_stack([1 - proba, proba]) if proba.ndim == 1 else proba
-
-
-def forest_of(estimator: XGBoostClassifier) -> trees.Forest:
-    """Return the trees of a fitted classifier as a `Forest`; of one that `restore` built it is at hand."""
-    if getattr(estimator, "_forest", None) is None:
-        n_classes = len(estimator.classes_)
-        checked = trees.checked(booster_bytes(estimator), estimator.n_features_in_, n_classes)
-        estimator._forest = trees.forest(checked)
-    return estimator._forest
-
-
-def booster_bytes(estimator: XGBoostClassifier) -> bytes:
-    """Return the trees of a fitted classifier as UBJSON, XGBoost's stable binary format."""
-    check_is_fitted(estimator)
-    return bytes(estimator.booster_.save_raw("ubj"))
-
-
-def restore(params: Mapping[str, Any], classes: np.ndarray, n_features: int, data: bytes) -> XGBoostClassifier:
-    """Rebuild a fitted classifier from what `get_params` and `booster_bytes` gave.
-
-    XGBoost sees only what `emobench.models.trees` has checked and written anew.
-
-    Raises
-    ------
-    BundleError
-        If the trees cannot be read, or do not belong to these classes and features.
-    """
-    from xgboost import Booster
-    from xgboost.core import XGBoostError
-
-    try:
-        estimator = XGBoostClassifier(**params)
-    except TypeError as error:
-        raise BundleError(
-            f"The parameters of saved trees must be those of XGBoostClassifier. {error}. Export the model again."
-        ) from error
-    classes = np.asarray(classes)
-    try:
-        if classes.ndim != 1 or len(classes) < 2:
-            raise ValueError(f"the classes are {classes.tolist()!r}")
-        checked = trees.checked(data, n_features, len(classes))
-        booster = Booster({"nthread": 1}, model_file=bytearray(ubjson.encode(checked)))
-    except (ValueError, XGBoostError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise BundleError(
-            f"Saved trees must be XGBoost's UBJSON for {n_features} features and the classes {classes.tolist()!r}. "
-            f"They are not: {reason}. Export the model again."
-        ) from error
-    estimator.classes_ = classes
-    estimator.n_features_in_ = int(n_features)
-    estimator.booster_ = booster
-    estimator._forest = trees.forest(checked)
-    return estimator
 
 
 def check_trees(estimator: Any) -> None:

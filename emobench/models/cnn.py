@@ -31,7 +31,6 @@ import math
 import numbers
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -40,7 +39,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from threadpoolctl import threadpool_limits
 
-from emobench.errors import BundleError, ConfigError, EmobenchError
+from emobench.errors import ConfigError, EmobenchError
 
 RHO = 0.9
 EPSILON = 1e-7
@@ -212,71 +211,6 @@ def build_network(params: CNNClassifier, n_features: int, n_classes: int):
         metrics=["accuracy"],
     )
     return network
-
-
-# Persistence
-
-
-def network_weights(estimator: CNNClassifier) -> dict[str, np.ndarray]:
-    """Return the weights of a fitted classifier by name, always in the same order."""
-    check_is_fitted(estimator)
-    return dict(estimator.weights_)
-
-
-def restore(
-    params: Mapping[str, Any],
-    classes: np.ndarray,
-    n_features: int,
-    weights: Mapping[str, np.ndarray],
-) -> CNNClassifier:
-    """Rebuild a fitted classifier from what `get_params` and `network_weights` gave.
-
-    Raises
-    ------
-    BundleError
-        If parameters, classes and weights do not belong together.
-    """
-    try:
-        estimator = CNNClassifier(**params)
-        check_parameters(estimator)
-    except (TypeError, ConfigError) as error:
-        raise BundleError(f"The parameters of a saved CNN must be those of CNNClassifier. {error}") from error
-    classes = np.asarray(classes)
-    if classes.ndim != 1 or len(classes) < 2:
-        raise BundleError(
-            f"A saved CNN must name at least two classes. Got {classes.tolist()!r}. Export the model again."
-        )
-    if not is_count(n_features):
-        raise BundleError(f"A saved CNN must name its number of features. Got {n_features!r}. Export the model again.")
-    shapes = weight_shapes(estimator, n_features, len(classes))
-    estimator.weights_ = {name: checked_weight(name, shape, weights) for name, shape in shapes.items()}
-    if unknown := sorted(set(weights) - set(shapes)):
-        raise BundleError(
-            f"The weights of a saved CNN must be {', '.join(shapes)}. Got {', '.join(unknown)} as well. "
-            "Export the model again."
-        )
-    estimator.classes_ = classes
-    estimator.n_features_in_ = int(n_features)
-    return estimator
-
-
-def checked_weight(name: str, shape: tuple[int, ...], weights: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Return one saved array as float32, or say what is wrong with it."""
-    if name not in weights:
-        raise BundleError(
-            f"A saved CNN must hold the weights {name!r}. Got {', '.join(weights) or 'none'}. Export the model again."
-        )
-    weight = np.asarray(weights[name])
-    if weight.shape != shape or weight.dtype.kind != "f":
-        raise BundleError(
-            f"Weights {name!r} of a saved CNN must be real numbers of shape {shape}. Got {weight.dtype} of shape "
-            f"{weight.shape}. The file does not belong to these parameters and classes: export the model again."
-        )
-    if not np.isfinite(weight).all():
-        raise BundleError(
-            f"Weights {name!r} of a saved CNN must be finite. Got NaN or infinity. Export the model again."
-        )
-    return np.array(weight, dtype=np.float32)
 
 
 # Checks

@@ -4,12 +4,17 @@ Every figure comes from *rounds*. In a round each bundle in turn is started as a
 core (`probe`): the time to its first answer is the cold start, then blocks of calls are timed for each stage
 and batch size. A round's p50 is the median of its calls, and the figure is the median over rounds: a process that had
 bad luck (with the layout of its memory, or a neighbour on the machine) is one voice among many. So with p95 and p99;
-where fewer than 20 or 100 calls were timed in all there are none.
+where fewer than 20 or 100 calls were timed in all there are none. Recordings are answered one by one, so that batches
+are measured of features only.
 
 Rounds are repeated measurements of one thing, so any half of them against the other half is an A/A test. The *noise
 floor* of a figure is one and a half times the difference that 95 % of such tests stay below. Halves have half the
 rounds of a run, so that their difference spreads √2 times as wide as that of two runs; both margins are for what
 changes more slowly than a run lasts. `benchmarks/latency_repeatability.py` shows that two runs differ by less.
+
+Bundles answer through ONNX Runtime. What the fitted model's own `predict` takes for one row, as users of scikit-learn,
+XGBoost or Keras call it, is measured where it was fitted and stands beside: `native_p50_ms`, the median of calls in one
+process, without a noise floor.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emobench.audio.decoding import read_audio
-from emobench.bundles.bundle import verify_bundle
+from emobench.bundles.storage import read_bundle
 from emobench.config.schema import LatencyConfig
 from emobench.execution.workers import ONE_THREAD
 from emobench.files import digest, storage_errors, write_bytes, write_json
@@ -62,9 +67,11 @@ LATENCY = {
     "cpu": "string",
     "noise_p95_ms": "float64",
     "noise_p99_ms": "float64",
+    "native_p50_ms": "float64",
 }
+NATIVE_STAGE = ("features_to_label", 1)
 QUANTILES = (50, 95, 99)
-VERSION = 1  # raised when the same bundle on the same machine would give other figures
+VERSION = 2  # raised when the same bundle on the same machine would give other figures
 
 NOISY = 0.15  # share of a p50 above which its noise floor hides what one looks for
 DRIFT = 0.02  # share of a figure below which no floor is printed: machines are not steadier than this from day to day
@@ -77,10 +84,10 @@ CLIP_S = 3.5
 CLIP_HZ = 48_000
 
 CSV, JSON = "latency.csv", "latency.json"
+NATIVE = "native.json"
 
 # Measured on two cores in 2026, for estimates only.
-_START_S = 1.5
-_CLIP_COST_S = 0.004
+_START_S = 0.8
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,8 @@ class Subject:
         Its size on disk.
     checksum : str
         Of its content.
+    native_ms : float
+        What the fitted model's own `predict` takes for one row; NaN where that was not measured.
     """
 
     path: Path
@@ -105,6 +114,7 @@ class Subject:
     entry: str
     n_bytes: int
     checksum: str
+    native_ms: float = math.nan
 
     @property
     def title(self) -> str:
@@ -138,14 +148,16 @@ def read_subject(path: Path) -> Subject:
     BundleError
         If it cannot be trusted.
     """
-    manifest = verify_bundle(path)
+    bundle = read_bundle(path)
+    manifest = bundle.manifest
     return Subject(
         path=path,
-        corpus=str(manifest["trained_on"].get("corpus", "")),
-        features=str(manifest["features"].get("name", "")),
-        entry=manifest["entry"],
+        corpus=str(manifest.trained_on.get("corpus", "")),
+        features=str(manifest.features.get("name", "")),
+        entry=manifest.entry,
         n_bytes=sum(file.stat().st_size for file in path.iterdir()) if path.is_dir() else path.stat().st_size,
-        checksum=manifest["checksum"],
+        checksum=bundle.checksum,
+        native_ms=read_native(path.parent.parent).get(manifest.identity, math.nan),
     )
 
 
@@ -185,24 +197,19 @@ def measure(
     failures: dict[Subject, str] = {}
     with tempfile.TemporaryDirectory(prefix="emobench-latency-") as folder:
         clip = clip or write_clip(Path(folder) / "clip.wav")
-        n_steps = (settings.rounds + 1) * len(subjects)
-        with reporter.track("latency", n_steps) as advance:
-            for number in range(settings.rounds + 1):  # the first reads files into the system's cache and is left out
-                for position, subject in enumerate(subjects):
-                    task = {
-                        "bundle": str(subject.path.resolve()),
-                        "clip": str(clip),
-                        "batches": settings.batches if number else [],
-                        "block_s": settings.block_s,
-                        "core": _core(),
-                    }
-                    if subject not in failures:
-                        answer = probe(task)
-                        if "error" in answer:
-                            failures[subject] = answer["error"]
-                        elif number:
-                            rounds[subject].append(answer)
-                    advance(number * len(subjects) + position + 1, subject.entry)
+        about = {"clip": str(clip), "block_s": settings.block_s, "core": _core()}
+        # A first start reads the libraries, the same for all, into the system's cache, and is left out.
+        turns = [(subjects[0], [])] if subjects else []
+        turns += [(subject, settings.batches) for _ in range(settings.rounds) for subject in subjects]
+        with reporter.track("latency", len(turns)) as advance:
+            for number, (subject, batches) in enumerate(turns, start=1):
+                if subject not in failures:
+                    answer = probe({**about, "bundle": str(subject.path.resolve()), "batches": batches})
+                    if "error" in answer:
+                        failures[subject] = answer["error"]
+                    elif batches:
+                        rounds[subject].append(answer)
+                advance(number, subject.entry)
     rows, benchmarks = [], []
     for subject in subjects:
         if subject not in failures:
@@ -341,6 +348,7 @@ def _row(subject: Subject, series: _Series) -> dict[str, Any]:
         "peak_memory_bytes": series.peak_memory_bytes,
         "is_noisy": noise[50] > NOISY * figures[50],
         "cpu": cpu(),
+        "native_p50_ms": round(subject.native_ms, 6) if (series.stage, series.batch) == NATIVE_STAGE else math.nan,
     }
 
 
@@ -372,6 +380,7 @@ def to_columns(table: pd.DataFrame) -> list[tuple[str, ...]]:
         "p50 (ms)",
         "p95 (ms)",
         "p99 (ms)",
+        "own predict (ms)",
         "clips/s",
         "model (kB)",
         "memory (MB)",
@@ -382,7 +391,8 @@ def to_columns(table: pd.DataFrame) -> list[tuple[str, ...]]:
         quantiles = [with_noise(row[f"p{q}_ms"], row[f"noise_p{q}_ms"]) for q in QUANTILES]
         sizes = f"{row['model_bytes'] / 1e3:.0f}", f"{row['peak_memory_bytes'] / 1e6:.0f}"
         about = row["entry"], STAGES[row["stage"]], str(row["batch"])
-        lines.append((*about, *quantiles, f"{row['throughput_per_s']:.4g}", *sizes, "noisy" * row["is_noisy"]))
+        native = "" if math.isnan(row["native_p50_ms"]) else f"{row['native_p50_ms']:.3g}"
+        lines.append((*about, *quantiles, native, f"{row['throughput_per_s']:.4g}", *sizes, "noisy" * row["is_noisy"]))
     return lines
 
 
@@ -462,10 +472,24 @@ def read_known(folder: Path) -> dict[str, list[dict[str, Any]]]:
     return known
 
 
+def write_native(folder: Path, native_ms: Mapping[str, float]) -> None:
+    """Keep what models' own `predict` takes, by the keys of the jobs that fitted them, beside what is kept already."""
+    if native_ms:
+        write_json(folder / NATIVE, dict(sorted({**read_native(folder), **native_ms}.items())))
+
+
+def read_native(folder: Path) -> dict[str, float]:
+    """Return what `write_native` kept in the folder of a run; nothing where it is damaged."""
+    try:
+        content = json.loads((folder / NATIVE).read_bytes())
+        return {key: float(value) for key, value in content.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
 def estimate_s(settings: LatencyConfig, n_bundles: int) -> float:
     """Return roughly how long it takes to measure bundles."""
-    per_round_s = _START_S + sum(2 * (settings.block_s + _CLIP_COST_S * batch) for batch in settings.batches)
-    return n_bundles * (settings.rounds * per_round_s + _START_S)
+    return n_bundles * settings.rounds * (_START_S + settings.block_s * (1 + len(settings.batches)))
 
 
 def _identity(subject: Subject, settings: LatencyConfig) -> str:

@@ -1,4 +1,4 @@
-"""Predict the emotion of recordings with a saved model."""
+"""Predict the emotion of recordings with a saved model, through ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -7,27 +7,41 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emobench.audio import AudioPolicy
+from emobench.audio import Audio, AudioPolicy
 from emobench.audio.damage import SILENCE
-from emobench.audio.decoding import check_signal, read_audio
+from emobench.audio.decoding import check_signal, decode, hash_samples, read_audio
 from emobench.audio.streaming import Stream, open_stream, resampled, windows
-from emobench.bundles.bundle import MANIFEST, Bundle, load_bundle
-from emobench.errors import AudioError, BundleError, ConfigError, DataError, UnknownNameError, did_you_mean
+from emobench.bundles.manifest import AUDIO_ID_DIGITS, Manifest
+from emobench.bundles.storage import Bundle, read_bundle
+from emobench.corpora.labels import fit_encoder
+from emobench.errors import AudioError, BundleError, ConfigError, DataError, UnknownNameError
 from emobench.features import FeatureSpec, get_features
 from emobench.features.extraction import keep_freed_memory, remarks_on, vectorise
-from emobench.models.compiled import compiled
+from emobench.prediction.selection import find_bundle
+
+if TYPE_CHECKING:
+    from sklearn.preprocessing import LabelEncoder
 
 UNCERTAIN = "uncertain"
 """The answer where no emotion is as probable as asked."""
 
+SILENT = "silent"
+SEEN = "trained on this recording"
+GENERATED = "trained on generated speech"
+
 WINDOWS_AT_ONCE = 32
+SHORT_BYTES = 2**22
+"""Windows of larger files are not compared with the training recordings, which last seconds."""
+
+Recording = str | os.PathLike[str] | bytes | np.ndarray
+"""A path, the content of a file, or a signal in memory."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +51,7 @@ class Prediction:
     Attributes
     ----------
     path : str
-        As it was given; empty for a signal in memory.
+        As it was given; empty for a signal or bytes in memory.
     emotion : str
         `UNCERTAIN` where its probability is below the threshold; empty where `error` says why there is none.
     probabilities : dict of str to float, or None
@@ -46,6 +60,9 @@ class Prediction:
         The model's name on the leaderboard.
     warning : str
         What deserves a remark about the recording.
+    error : str
+    marks : tuple of str
+        Why the answer must not be taken at face value: `SILENT`, `SEEN`, `GENERATED`; mostly none.
     """
 
     path: str
@@ -54,6 +71,7 @@ class Prediction:
     entry: str
     warning: str = ""
     error: str = ""
+    marks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +85,7 @@ class WindowPrediction:
     probabilities: dict[str, float] | None
     entry: str
     warning: str = ""
+    marks: tuple[str, ...] = ()
 
 
 def load(model: str | os.PathLike[str] | None = None, *, results: str | os.PathLike[str] = "results") -> Predictor:
@@ -82,13 +101,13 @@ def load(model: str | os.PathLike[str] | None = None, *, results: str | os.PathL
     Raises
     ------
     BundleError
-        If there is no such model, it cannot be trusted, or its features are not computed here.
+        If there is no such model or several unlike ones, it cannot be trusted, or its features are not computed here.
     """
-    return Predictor(load_bundle(find_bundle(model, results)))
+    return Predictor(read_bundle(find_bundle(model, results)))
 
 
 def predict(
-    audio: str | os.PathLike[str] | np.ndarray,
+    audio: Recording,
     sr: int | None = None,
     *,
     model: str | os.PathLike[str] | Bundle | None = None,
@@ -114,6 +133,8 @@ class Predictor:
     bundle : Bundle
     spec : FeatureSpec
         Of the features that it was trained on.
+    entry : str
+        Its name on the leaderboard.
     classes : tuple of str
     has_probabilities : bool
 
@@ -126,15 +147,23 @@ class Predictor:
     def __init__(self, bundle: Bundle):
         keep_freed_memory()
         self.bundle = bundle
-        self.spec = _spec(bundle)
-        self.classes = bundle.classes
-        self._policy = _policy(bundle)
-        self._classify = compiled(bundle.estimator, len(bundle.classes))
-        self.has_probabilities = self.classify(np.zeros((1, self.spec.n_features)))[1] is not None
+        self.spec = _spec(bundle.manifest)
+        self.entry = bundle.manifest.entry
+        self.classes = tuple(bundle.manifest.classes)
+        self.has_probabilities = bundle.manifest.has_probabilities
+        self._policy = _policy(bundle.manifest)
+        self._session = bundle.session()
+        self._seen = frozenset(bundle.manifest.audio_ids)
+        self._marks = (GENERATED,) if bundle.manifest.trained_on.get("is_generated") else ()
 
-    def features(self, audio: str | os.PathLike[str] | np.ndarray, sr: int | None = None) -> np.ndarray:
+    @cached_property
+    def label_encoder(self) -> LabelEncoder:
+        """The `LabelEncoder` of the run, whose `inverse_transform` turns codes into labels; imports scikit-learn."""
+        return fit_encoder(self.classes)
+
+    def features(self, audio: Recording, sr: int | None = None) -> np.ndarray:
         """Return the features of a recording, as `predict` takes it: float32 of shape (n_features,)."""
-        return self._listen(audio, sr)[0]
+        return self._vector(self._heard(audio, sr), audio)
 
     def classify(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Return the emotions of feature vectors.
@@ -148,7 +177,7 @@ class Predictor:
         -------
         codes : int array of shape (n,)
             Positions in `classes`.
-        probabilities : float array of shape (n, n_classes), or None
+        probabilities : float32 array of shape (n, n_classes), or None
         """
         X = np.asarray(X, dtype=np.float32)
         if X.ndim != 2 or X.shape[1] != self.spec.n_features or not np.isfinite(X).all():
@@ -156,27 +185,22 @@ class Predictor:
                 f"X must be finite, of shape (n, {self.spec.n_features}). Got shape {X.shape}, "
                 f"{np.count_nonzero(~np.isfinite(X))} values not finite. Give rows of `features`."
             )
-        return self._classify(X)
+        return self._session.predict(X)
 
     def labels(self, X: np.ndarray) -> list[str]:
         """Return the emotion of each row of features; see `classify`."""
         return [self.classes[code] for code in self.classify(X)[0]]
 
-    def predict(
-        self,
-        audio: str | os.PathLike[str] | np.ndarray,
-        sr: int | None = None,
-        *,
-        threshold: float | None = None,
-    ) -> Prediction:
+    def predict(self, audio: Recording, sr: int | None = None, *, threshold: float | None = None) -> Prediction:
         """Return the emotion of one recording.
 
         Parameters
         ----------
-        audio : path, or float array of shape (n_samples,) or (n_samples, n_channels)
-            A file, of any format that libsndfile reads, or ffmpeg where it is there; or a signal, full scale ±1.
+        audio : path, bytes, or float array of shape (n_samples,) or (n_samples, n_channels)
+            A file of any format that libsndfile reads, or ffmpeg where it is there; its content; or a signal, full
+            scale ±1.
         sr : int
-            Rate in Hz of a signal; not used with a path.
+            Rate in Hz of a signal; not used with a file.
         threshold : float in [0, 1], optional
             The emotion is `UNCERTAIN` if its probability is below.
 
@@ -188,21 +212,24 @@ class Predictor:
             If the threshold is out of range, or the model has no probabilities that it could be compared with.
         """
         self._check_threshold(threshold)
-        vector, warning = self._listen(audio, sr)
-        ((emotion, probabilities),) = self._answers(vector[np.newaxis], threshold)
-        path = os.fspath(audio) if isinstance(audio, str | os.PathLike) else ""
-        return Prediction(path, emotion, probabilities, self.bundle.entry, warning)
+        heard = self._heard(audio, sr)
+        ((emotion, probabilities),) = self._answers(self._vector(heard, audio)[np.newaxis], threshold)
+        remarks = [remarks_on(heard, self.spec)]
+        marks = (*[SILENT] * (SILENCE in heard.warnings), *self._marks_of(heard))
+        if SEEN in marks:
+            remarks.append("the model was trained on this very recording, so its answer is no evidence of its quality")
+        return Prediction(
+            _name(audio), emotion, probabilities, self.entry, "; ".join(filter(None, remarks)), marks=marks
+        )
 
-    def predict_files(
-        self, paths: Iterable[str | os.PathLike[str]], *, threshold: float | None = None
-    ) -> Iterator[Prediction]:
+    def predict_files(self, files: Iterable[Recording], *, threshold: float | None = None) -> Iterator[Prediction]:
         """Yield the emotion of each file; one that cannot be used has an `error`, and the others go on."""
         self._check_threshold(threshold)
-        return (self._attempt(path, threshold) for path in paths)
+        return (self._attempt(file, threshold) for file in files)
 
     def predict_windows(
         self,
-        audio: str | os.PathLike[str] | np.ndarray,
+        audio: Recording,
         sr: int | None = None,
         *,
         window_s: float = 3.0,
@@ -238,44 +265,62 @@ class Predictor:
         return self._track(audio, sr, length, hop, threshold)
 
     def _track(
-        self, audio: Any, sr: int | None, length: int, hop: int, threshold: float | None
+        self, audio: Recording, sr: int | None, length: int, hop: int, threshold: float | None
     ) -> Iterator[WindowPrediction]:
-        path = os.fspath(audio) if isinstance(audio, str | os.PathLike) else ""
         least = max(math.ceil(self._policy.min_duration_s * self.spec.sr), self.spec.min_samples)
         with contextlib.ExitStack() as stack:
-            if path:
-                stream = stack.enter_context(open_stream(audio, self._policy))
-            else:
-                stream = Stream(sr, iter([self._checked(audio, sr)]))
+            stream, marks = self._stream(audio, sr, stack)
             found = windows(resampled(stream.blocks, stream.sr, self.spec.sr), length, hop)
             found = ((start, samples) for start, samples in found if start == 0 or len(samples) >= least)
             for some in _batches(found, WINDOWS_AT_ONCE):
-                X = np.stack([vectorise(self.spec, samples, self.spec.sr, path=path) for _, samples in some])
+                X = np.array([vectorise(self.spec, samples, self.spec.sr, path=_title(audio)) for _, samples in some])
                 answers = self._answers(X, threshold)
                 for (start, samples), (emotion, probabilities) in zip(some, answers, strict=True):
                     start_s, end_s = (round(n / self.spec.sr, 6) for n in (start, start + len(samples)))
-                    remarks = (*(stream.warnings if start == 0 else ()), *(() if samples.any() else (SILENCE,)))
-                    yield WindowPrediction(
-                        path, start_s, end_s, emotion, probabilities, self.bundle.entry, "; ".join(remarks)
-                    )
+                    answer = WindowPrediction(_name(audio), start_s, end_s, emotion, probabilities, self.entry)
+                    is_silent = not samples.any()
+                    remarks = (*(stream.warnings if start == 0 else ()), *([SILENCE] * is_silent))
+                    yield replace(answer, warning="; ".join(remarks), marks=(*[SILENT] * is_silent, *marks))
 
-    def _attempt(self, path: str | os.PathLike[str], threshold: float | None) -> Prediction:
+    def _stream(self, audio: Recording, sr: int | None, stack: contextlib.ExitStack) -> tuple[Stream, tuple[str, ...]]:
+        """Return a recording block by block, and the marks of all its windows."""
+        if not isinstance(audio, str | os.PathLike):
+            heard = self._heard(audio, sr)
+            return Stream(heard.sr, iter([heard.signal])), self._marks_of(heard)
+        stream, marks = stack.enter_context(open_stream(audio, self._policy)), self._marks
+        if os.path.getsize(audio) <= SHORT_BYTES:
+            with contextlib.suppress(AudioError):  # the stream says it in its place
+                marks = self._marks_of(read_audio(audio, self._policy))
+        return stream, marks
+
+    def _attempt(self, file: Recording, threshold: float | None) -> Prediction:
         try:
-            return self.predict(path, threshold=threshold)
+            return self.predict(file, threshold=threshold)
         except (AudioError, OSError) as error:
-            return failed(path, error, self.bundle)
+            return failed(file, error, self.entry)
 
-    def _listen(self, audio: Any, sr: int | None) -> tuple[np.ndarray, str]:
-        """Return the features of a recording, and what deserves a remark."""
+    def _heard(self, audio: Recording, sr: int | None) -> Audio:
+        """Return a recording, decoded where that is needed, or raise `AudioError`."""
         if isinstance(audio, str | os.PathLike):
-            recording = read_audio(audio, self._policy)
-            vector = vectorise(self.spec, recording.signal, recording.sr, path=audio)
-            return vector, remarks_on(recording, self.spec)
-        return vectorise(self.spec, self._checked(audio, sr), int(sr), path="signal"), ""
+            return read_audio(audio, self._policy)
+        if isinstance(audio, bytes):
+            return decode(audio, path=_title(audio), policy=self._policy)
+        array = np.asarray(audio)
+        mono = self._checked(array, sr)
+        samples = array.reshape(len(array), -1)
+        audio_id = hash_samples(samples, int(sr)) if self._seen else ""
+        return Audio(mono, int(sr), "", audio_id, () if mono.any() else (SILENCE,))
 
-    def _checked(self, signal: Any, sr: int | None) -> np.ndarray:
+    def _vector(self, heard: Audio, audio: Recording) -> np.ndarray:
+        return vectorise(self.spec, heard.signal, heard.sr, path=_title(audio))
+
+    def _marks_of(self, heard: Audio) -> tuple[str, ...]:
+        """Return what the model was trained on that makes its answer worth less."""
+        is_seen = heard.content[:AUDIO_ID_DIGITS] in self._seen
+        return (SEEN, *self._marks) if is_seen else self._marks
+
+    def _checked(self, array: np.ndarray, sr: int | None) -> np.ndarray:
         """Return a signal as mono float32, of which the same is asked as of a file."""
-        array = np.asarray(signal)
         if array.ndim == 2 and self._policy.mono == "first":
             array = array[:, :1]
         elif array.ndim == 2 and array.shape[1] > 1 and self._policy.mono == "error":
@@ -293,7 +338,7 @@ class Predictor:
         return mono
 
     def _answers(self, X: np.ndarray, threshold: float | None) -> Iterator[tuple[str, dict[str, float] | None]]:
-        codes, proba = self._classify(X)
+        codes, proba = self.classify(X)
         for row, code in enumerate(codes):
             emotion = self.classes[code]
             if proba is None:
@@ -310,18 +355,27 @@ class Predictor:
             raise ConfigError(f"threshold must be a probability, 0 to 1. Got {threshold!r}. Change it.")
         if not self.has_probabilities:
             raise ConfigError(
-                f"A model must give probabilities to be compared with a threshold. {self.bundle.entry!r} gives none. "
-                "Leave the threshold out, or take another model."
+                f"{self.entry!r} gives no probabilities to compare with a threshold. "
+                "Leave the threshold out, or use another model."
             )
 
 
-def failed(path: str | os.PathLike[str], error: AudioError | OSError, bundle: Bundle) -> Prediction:
+def failed(file: Recording, error: AudioError | OSError, entry: str) -> Prediction:
     """Return the answer for a file that cannot be used."""
     if isinstance(error, AudioError):
         reason = error.reason
     else:
         reason = f"must be readable. The system says: {error.strerror or error}. Check the disk."
-    return Prediction(os.fspath(path), "", None, bundle.entry, error=reason)
+    return Prediction(_name(file), "", None, entry, error=reason)
+
+
+def _name(audio: Recording) -> str:
+    return os.fspath(audio) if isinstance(audio, str | os.PathLike) else ""
+
+
+def _title(audio: Recording) -> str:
+    """Return what a recording is called in messages."""
+    return _name(audio) or ("<bytes>" if isinstance(audio, bytes) else "signal")
 
 
 def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
@@ -329,16 +383,16 @@ def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
         yield batch
 
 
-def _policy(bundle: Bundle) -> AudioPolicy:
-    mono = bundle.trained_on.get("mono", "mean")
+def _policy(manifest: Manifest) -> AudioPolicy:
+    mono = manifest.trained_on.get("mono", "mean")
     if mono not in ("mean", "first", "error"):
         raise BundleError(f"trained_on.mono of a bundle must be mean, first or error. Got {mono!r}. Save it again.")
     return AudioPolicy(mono=mono)
 
 
-def _spec(bundle: Bundle) -> FeatureSpec:
+def _spec(manifest: Manifest) -> FeatureSpec:
     """Return the feature set of a bundle, or refuse one whose numbers would differ from those it was trained on."""
-    name = bundle.features.get("name")
+    name = manifest.features.get("name")
     try:
         spec = get_features(str(name))
     except UnknownNameError as error:
@@ -346,7 +400,7 @@ def _spec(bundle: Bundle) -> FeatureSpec:
             f"A model's features must be known here. {error} Install the plug-in they come from."
         ) from None
     here = (spec.specification(), spec.sr, spec.n_features)
-    there = (bundle.features, bundle.sr, bundle.estimator.n_features_in_)
+    there = (manifest.features, manifest.sr, manifest.n_features)
     if here != there:
         raise BundleError(
             f"A model must be given the features that it was trained on: {_described(*there)}. This emobench computes "
@@ -357,131 +411,3 @@ def _spec(bundle: Bundle) -> FeatureSpec:
 
 def _described(specification: dict[str, Any], sr: int, n_features: int) -> str:
     return f"{json.dumps(specification, sort_keys=True)} at {sr} Hz, {n_features} numbers"
-
-
-def find_bundle(model: str | os.PathLike[str] | None = None, results: str | os.PathLike[str] = "results") -> Path:
-    """Return the folder of a bundle.
-
-    A path leads to a bundle, or to a run, of which the best entry is taken. A name is looked for in every run of
-    `results`. Where several fit, the one with the best UAR on unheard speakers is taken, a real corpus before the
-    synthetic one; ties are broken by name.
-
-    Raises
-    ------
-    BundleError
-        If there is none.
-    """
-    results = Path(results).expanduser()
-    found = _saved(results, "*/models/*")
-    if model is None:
-        return _best(found, f"{results} holds none")
-    entries = sorted({entry for path in found if (entry := _entry(path))})
-    chosen = [path for path in found if _entry(path) == model]
-    path = _existing(model)
-    if path is None and chosen:
-        return _best(chosen, "")
-    if path is None and os.sep not in os.fspath(model):
-        known = f"Known here: {', '.join(entries)}." if entries else "There is none."
-        near = did_you_mean(os.fspath(model), entries)
-        return _best((), f"none is called {os.fspath(model)!r} in {results}.{near} {known}")
-    path = path or Path(model)
-    if path.name == MANIFEST:
-        return path.parent
-    if (path / MANIFEST).exists() or not path.is_dir():
-        return path
-    if (path / "models").is_dir():
-        return _best(_saved(path, "models/*"), f"the run {path} has none")
-    return _best(_saved(path, "*/models/*"), f"{path} is neither a bundle, nor a run, nor a folder of runs with one")
-
-
-def find_entry(run: str | os.PathLike[str], entry: str, results: str | os.PathLike[str] = "results") -> Path:
-    """Return the bundle of an entry of one run, which is given by its folder or by its name in `results`.
-
-    Raises
-    ------
-    BundleError
-        If there is none, or several: then the name of the bundle's folder tells them apart.
-    """
-    folders = [Path(run).expanduser(), Path(results).expanduser() / run]
-    folder = next((path for path in folders if (path / "models").is_dir()), folders[0])
-    found = {path.parent: _entry(path) for path in _saved(folder, "models/*")}
-    chosen = [path for path in found if path.name == entry] or [path for path, name in found.items() if name == entry]
-    if len(chosen) == 1:
-        return chosen[0]
-    names = [path.name for path in chosen or found]
-    if chosen:
-        problem = f"{len(chosen)} are called {entry!r}: {', '.join(names)}. Name one of these."
-    elif names:
-        problem = f"None is called {entry!r}.{did_you_mean(entry, names)} Known there: {', '.join(names)}."
-    else:
-        problem = "There is none. Run its config again; it fits what is missing."
-    raise BundleError(f"A saved model must be there to export from {folder}. {problem}")
-
-
-def _existing(model: str | os.PathLike[str]) -> Path | None:
-    """Return the file or folder that a model is given by, or None where it is rather a name."""
-    try:
-        path = Path(model).expanduser()
-        is_named = not path.exists() or (os.sep not in os.fspath(model) and path.is_dir() and not _holds_bundle(path))
-    except (OSError, ValueError, RuntimeError):  # too long, an embedded NUL, an unknown user
-        return None
-    return None if is_named else path
-
-
-def _holds_bundle(path: Path) -> bool:
-    return (path / MANIFEST).exists() or bool(_saved(path, "models/*") or _saved(path, "*/models/*"))
-
-
-def _saved(folder: Path, pattern: str) -> list[Path]:
-    """Return the manifests of bundles below a folder; one that is just being written has a name with a dot."""
-    return sorted(path for path in folder.glob(f"{pattern}/{MANIFEST}") if not path.parent.name.startswith("."))
-
-
-def _best(manifests: Sequence[Path], otherwise: str) -> Path:
-    if not manifests:
-        raise BundleError(
-            f"A saved model must be there to predict with: {otherwise.rstrip('.')}. "
-            "Run `emobench run configs/all.yaml` first, or give --model the folder of a bundle."
-        )
-    return min(manifests, key=_preference).parent
-
-
-def _preference(path: Path) -> tuple[bool, float, str]:
-    """Return what sorts the best first: real speech, the highest UAR on unheard speakers, the name."""
-    manifest = _manifest(path)
-    scores = manifest.get("scores")
-    uars = [
-        row["uar"]
-        for row in (scores if isinstance(scores, list) else [])
-        if isinstance(row, dict) and not row.get("waives") and type(row.get("uar")) in (int, float)
-    ]
-    trained_on = manifest.get("trained_on")
-    is_synthetic = isinstance(trained_on, dict) and trained_on.get("corpus") == "synthetic"
-    return is_synthetic, -max(uars, default=0.0), str(path)
-
-
-def _entry(path: Path) -> str:
-    entry = _manifest(path).get("entry")
-    return entry if isinstance(entry, str) else ""
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    """Return what a bundle says of itself, unchecked: only to choose one, which is then loaded with every check."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-__all__ = [
-    "UNCERTAIN",
-    "Prediction",
-    "Predictor",
-    "WindowPrediction",
-    "failed",
-    "find_bundle",
-    "find_entry",
-    "load",
-    "predict",
-]

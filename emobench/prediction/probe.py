@@ -71,18 +71,16 @@ def calls(predictor: Predictor, clip: str, batches: Sequence[int]) -> Iterator[t
     for batch in sorted(batches):
         X = np.tile(vector, (batch, 1))
         yield "features_to_label", batch, lambda X=X: predictor.labels(X)
-    for batch in sorted(batches):
-        paths = [clip] * batch
-        yield "wav_to_label", batch, lambda paths=paths: list(predictor.predict_files(paths))
+    if batches:
+        yield "wav_to_label", 1, lambda: predictor.predict(clip)
 
 
-def time_calls(
-    call: Callable[[], object], block_s: float, *, clock_ns: Callable[[], int] = time.perf_counter_ns
-) -> list[int]:
+def time_calls(call: Callable[[], object], block_s: float, *, clock_ns: Callable[[], int] | None = None) -> list[int]:
     """Return the nanoseconds of each call, after some that warm up, until the time of the block is used up.
 
     At least `MIN_CALLS`, at most `MAX_CALLS`. The garbage collector waits meanwhile.
     """
+    clock_ns = clock_ns or time.perf_counter_ns
     end_ns = clock_ns() + round(WARM_UP_S * 1e9)
     for _ in range(WARM_UP_CALLS):
         call()

@@ -7,23 +7,26 @@ import os
 import platform
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
 LIBRARIES = (
     "emobench",
     "joblib",
     "librosa",
     "numpy",
+    "onnx",
+    "onnxmltools",
+    "onnxruntime",
     "pandas",
     "pyarrow",
     "scikit-learn",
     "scipy",
+    "skl2onnx",
     "soundfile",
     "soxr",
     "tensorflow",
     "tensorflow-cpu",
+    "tf2onnx",
     "keras",
     "xgboost",
     "xgboost-cpu",

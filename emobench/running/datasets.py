@@ -51,6 +51,8 @@ class Dataset:
         Declared emotions, sorted: the order of the LabelEncoder.
     generator : str
         Fingerprint of a generated corpus, empty for recordings.
+    licence : str
+        Of the corpus; empty where its row does not say.
     excluded : tuple of AudioError
         Recordings that cannot be used.
     notes : tuple of (path, note)
@@ -68,6 +70,7 @@ class Dataset:
     audio: tuple[str, ...]
     classes: tuple[str, ...]
     generator: str = ""
+    licence: str = ""
     excluded: tuple[AudioError, ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
     n_missing: int = 0
@@ -221,6 +224,7 @@ def _select(found: Scan, corpus: CorpusConfig, row: CorpusSpec, root: Path | Non
         audio=ids,
         classes=classes,
         generator=found.generator,
+        licence=row.licence,
         n_missing=len(found.missing),
         remarks=(
             *([] if is_asked_for else [_stand_in(corpus, row)]),

@@ -20,11 +20,14 @@ from typing import Any
 import numpy as np
 
 from emobench import models
-from emobench.errors import StorageError
+from emobench.errors import NoBundleError, StorageError
 from emobench.features import FeatureTable
+from emobench.prediction.probe import time_calls
 from emobench.protocols.certificate import fold_fingerprint, rows_fingerprint
+from emobench.registry import resolve
 
 LOG_CHARACTERS = 4000
+NATIVE_S = 0.1  # for which the fitted model's own `predict` is timed
 
 
 @dataclass(frozen=True)
@@ -148,16 +151,28 @@ def derive_seed(*identity: Any) -> int:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A model fitted on everything, or the error.
+    """A model fitted on everything, as ONNX; or why there is none.
 
     Attributes
     ----------
-    estimator : Pipeline or None
+    onnx : bytes
+        Empty where the fit failed, or the model cannot be exported.
+    parity : dict
+        How its answers were compared with the fitted model's; see `Parity`.
+    no_bundle : str
+        Why the model cannot be exported.
+    native_ms : float
+        Median time of the fitted model's own `predict`, for one row of features.
     params : dict
         Of the model's row, the config's and tuning's together.
+    error : str
+        Why the fit failed.
     """
 
-    estimator: Any
+    onnx: bytes = b""
+    parity: dict[str, Any] = field(default_factory=dict)
+    no_bundle: str = ""
+    native_ms: float = float("nan")
     params: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     is_damaged_storage: bool = False
@@ -199,17 +214,35 @@ def evaluate(table: FeatureTable, job: Job) -> FoldResult:
 
 
 def fit_everything(table: FeatureTable, job: Job) -> Fitted:
-    """Fit a job's model on its training rows, tuned on them where the job says so; never raises."""
+    """Fit a job's model on its training rows, tuned on them where the job says so, and export it; never raises."""
     with _quiet():
         try:
             estimator = _estimator(job)
             _fit(estimator, table, job)
             tuning = _tuning_of(estimator, table, job)
         except (Exception, SystemExit) as error:  # as in `evaluate`
-            return Fitted(None, error=_describe(error), is_damaged_storage=isinstance(error, StorageError))
-        if tuning is None:
-            return Fitted(estimator, dict(job.params))
-        return Fitted(estimator.estimator_, {**job.params, **tuning["best_params"]}, tuning=tuning)
+            return Fitted(error=_describe(error), is_damaged_storage=isinstance(error, StorageError))
+        found: dict[str, Any] = {"params": dict(job.params), "tuning": tuning}
+        if tuning is not None:
+            estimator, found["params"] = estimator.estimator_, {**job.params, **tuning["best_params"]}
+        try:
+            return Fitted(**_exported(estimator, table, job), native_ms=_native_ms(estimator, table.X[:1]), **found)
+        except (Exception, SystemExit) as error:
+            reason = str(error) if isinstance(error, NoBundleError) else f"no bundle: {_describe(error)}"
+            return Fitted(no_bundle=reason, **found)
+
+
+def _exported(estimator: Any, table: FeatureTable, job: Job) -> dict[str, Any]:
+    from emobench.bundles.export import export
+
+    converter = resolve(models.get_model(job.model).converter)
+    onnx, parity = export(estimator, table.X[job.train], n_classes=len(table.classes), converter=converter)
+    return {"onnx": onnx, "parity": asdict(parity)}
+
+
+def _native_ms(estimator: Any, X: np.ndarray) -> float:
+    """Return how long the model's own `predict` takes, as its users call it, beside whatever the other workers do."""
+    return float(np.median(time_calls(lambda: estimator.predict(X), NATIVE_S))) / 1e6
 
 
 def _estimator(job: Job) -> Any:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from emobench import metrics, models
-from emobench.bundles.bundle import Bundle, save_bundle, verify_bundle
+from emobench.bundles.manifest import describe
+from emobench.bundles.storage import Bundle, read_bundle, write_bundle
 from emobench.errors import BundleError
 from emobench.features import get_features
 from emobench.files import storage_errors, write_bytes, write_json
@@ -253,7 +254,7 @@ def has_bundle(folder: Path, experiment: Experiment, job: Job) -> bool:
     if not path.exists():
         return False
     try:
-        return verify_bundle(path)["trained_on"].get("key") == job.key
+        return read_bundle(path).manifest.identity == job.key
     except BundleError:
         return False
 
@@ -263,44 +264,43 @@ def saved_bundles(folder: Path, experiment: Experiment) -> list[Path]:
     return [bundle_path(folder, experiment, job) for job in experiment.fits() if has_bundle(folder, experiment, job)]
 
 
-def save_bundles(
-    experiment: Experiment, folder: Path, fitted: Sequence[tuple[Job, Fitted]], board: pd.DataFrame
-) -> list[tuple[str, str]]:
-    """Save what was fitted on everything; return the failures: jobs and their errors."""
-    failures = []
-    for job, result in sorted(fitted, key=lambda item: item[0].title):
-        if result.error:
-            failures.append((job.title, result.error))
-            continue
-        dataset, spec = experiment.dataset(job.corpus), get_features(job.features)
-        rows = board[
-            (board["corpus"] == job.corpus) & (board["features"] == job.features) & (board["entry"] == job.entry)
-        ]
-        save_bundle(
-            bundle_path(folder, experiment, job),
-            Bundle(
-                estimator=result.estimator,
-                classes=dataset.classes,
-                entry=job.entry,
-                model=job.model,
-                params=plain(result.params),
-                model_version=models.get_model(job.model).version,
-                features=spec.specification(),
-                sr=spec.sr,
-                trained_on={
-                    "corpus": dataset.name,
-                    "fingerprint": dataset.fingerprint,
-                    "n_utterances": len(dataset.utterances),
-                    "n_speakers": dataset.n_speakers,
-                    "mono": experiment.config.audio.mono,
-                    "run": experiment.name,
-                    "key": job.key,
-                },
-                scores=[{name: _score_of(row[name]) for name in BUNDLE_SCORES} for _, row in rows.iterrows()],
-                versions=versions(),
-            ),
-        )
-    return failures
+def save_bundle(experiment: Experiment, folder: Path, job: Job, fitted: Fitted, board: pd.DataFrame) -> None:
+    """Save a model that was fitted on everything, with what the run found out about it.
+
+    Raises
+    ------
+    BundleError
+        If it cannot be said in JSON, or something else than a bundle is in its place.
+    """
+    dataset, spec = experiment.dataset(job.corpus), get_features(job.features)
+    rows = board[(board["corpus"] == job.corpus) & (board["features"] == job.features) & (board["entry"] == job.entry)]
+    manifest = describe(
+        identity=job.key,
+        entry=job.entry,
+        model=job.model,
+        model_version=models.get_model(job.model).version,
+        params=plain(fitted.params),
+        classes=dataset.classes,
+        features=spec.specification(),
+        sr=spec.sr,
+        n_features=spec.n_features,
+        has_probabilities=fitted.parity["max_difference"] is not None,
+        trained_on={
+            "corpus": dataset.name,
+            "fingerprint": dataset.fingerprint,
+            "licence": dataset.licence,
+            "is_generated": bool(dataset.generator),
+            "n_utterances": len(dataset.utterances),
+            "n_speakers": dataset.n_speakers,
+            "mono": experiment.config.audio.mono,
+            "run": experiment.name,
+        },
+        audio_ids=dataset.audio,
+        scores=[{name: _score_of(row[name]) for name in BUNDLE_SCORES} for _, row in rows.iterrows()],
+        parity=fitted.parity,
+        versions=versions(),
+    )
+    write_bundle(bundle_path(folder, experiment, job), Bundle.of(manifest, fitted.onnx))
 
 
 def _score_of(value: Any) -> Any:

@@ -300,7 +300,7 @@ def _execute(
             job = work[position]
             done_s += experiment.cost_s(job)
             if not len(job.test):
-                fitted.append((job, Fitted(None, error=str(outcome)) if isinstance(outcome, Crash) else outcome))
+                fitted.append((job, Fitted(error=str(outcome)) if isinstance(outcome, Crash) else outcome))
             elif isinstance(outcome, Crash):
                 finished[job.key] = FoldResult(job.key, error=str(outcome))
             else:
@@ -317,11 +317,17 @@ def _save_bundles(
 ) -> tuple[list[tuple[str, str]], list[str]]:
     """Save what was fitted on everything; return failures, and remarks on models that cannot be saved."""
     failures, remarks = [], []
-    for item in fitted:
-        try:
-            failures += records.save_bundles(experiment, folder, [item], board)
-        except BundleError as error:
-            remarks.append(f"{item[0].title}: no bundle: {error}")
+    latency.write_native(folder, {job.key: found.native_ms for job, found in fitted if found.onnx})
+    for job, found in sorted(fitted, key=lambda item: item[0].title):
+        if found.error:
+            failures.append((job.title, found.error))
+        elif found.no_bundle:
+            remarks.append(f"{job.title}: {found.no_bundle}")
+        else:
+            try:
+                records.save_bundle(experiment, folder, job, found, board)
+            except BundleError as error:
+                remarks.append(f"{job.title}: no bundle: {error}")
     return failures, remarks
 
 

@@ -41,7 +41,7 @@ def latency_command(
     from emobench.config.schema import LatencyConfig
     from emobench.files import write_json
     from emobench.prediction import latency
-    from emobench.prediction.predictor import find_bundle
+    from emobench.prediction.selection import find_bundle
     from emobench.results.tables import write_csv
 
     least, most = 4, 1000

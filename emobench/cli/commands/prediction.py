@@ -12,11 +12,18 @@ import typer
 
 from emobench.cli.console import printable, warn
 from emobench.cli.frame import Manner, app, complain, one_line, print_columns, print_json, takes_manner
-from emobench.errors import ConfigError, DataError
+from emobench.errors import ConfigError, DataError, listing
 
 if TYPE_CHECKING:
+    from emobench.bundles.manifest import Tensor
+    from emobench.bundles.storage import Bundle
     from emobench.cli.commands.answers import Row
     from emobench.prediction.predictor import Predictor
+
+_GENERATED = (
+    "warning: the model was trained on the corpus {corpus!r}, which is computer-generated. "
+    "Do not rely on its answers about people."
+)
 
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder of runs.")]
 
@@ -26,7 +33,10 @@ Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Folder 
 def predict(
     files: Annotated[
         list[str],
-        typer.Argument(metavar="FILE...", help="Recordings: WAV, FLAC, OGG, MP3; - for names on standard input."),
+        typer.Argument(
+            metavar="FILE...",
+            help="Recordings (WAV, FLAC, OGG, MP3) and folders of them; - for standard input: a recording, or names.",
+        ),
     ],
     *,
     model: Annotated[
@@ -67,9 +77,10 @@ def predict(
     """
     from threadpoolctl import threadpool_limits
 
-    from emobench.bundles.bundle import load_bundle
+    from emobench.bundles.storage import read_bundle
     from emobench.cli.commands import answers
-    from emobench.prediction.predictor import Predictor, find_bundle
+    from emobench.prediction.predictor import Predictor
+    from emobench.prediction.selection import find_bundle
 
     if sum([manner.as_json, jsonl, csv, output is not None]) > 1:
         raise ConfigError("--json, --jsonl, --csv and --output must stand alone. Got several. Leave out all but one.")
@@ -80,30 +91,33 @@ def predict(
     if null and "-" not in files:
         raise ConfigError("--null must stand beside -, names on standard input. Got no -. Add it.")
     folder = find_bundle(model, results)
-    predictor = Predictor(load_bundle(folder))
-    identity = {"entry": predictor.bundle.entry, "bundle": predictor.bundle.checksum[:16]}
+    predictor = Predictor(read_bundle(folder))
+    if threshold is not None and not predictor.has_probabilities:
+        raise ConfigError(_no_probabilities(predictor.entry, folder, results))
+    identity = {"entry": predictor.entry, "bundle": predictor.bundle.checksum[:16]}
     identity |= {"threshold": threshold} if threshold is not None else {}
     finished = answers.answered(output, identity) if output else set()
     if not manner.quiet:
-        print(f"model: {predictor.bundle.entry} ({printable(str(folder))})", file=sys.stderr)
+        print(f"model: {predictor.entry} ({printable(str(folder))})", file=sys.stderr)
+        if predictor.bundle.manifest.trained_on.get("is_generated"):
+            print(_GENERATED.format(**predictor.bundle.manifest.trained_on), file=sys.stderr)
         if finished:
             print(f"{len(finished)} files have their answer in {printable(str(output))}", file=sys.stderr)
-    paths = answers.names(files, null=null)
+    recordings, is_single = answers.recordings(files, null=null)
     if output:
-        paths = _first_times(paths, finished)
+        recordings = _first_times(recordings, finished)
     if window is None:
-        found = predictor.predict_files(paths, threshold=threshold)
+        found = predictor.predict_files(recordings, threshold=threshold)
     else:
         settings = {"window_s": window, "hop_s": 1.0 if hop is None else hop, "threshold": threshold}
-        found = _tracks(predictor, paths, settings)
+        found = _tracks(predictor, recordings, settings)
     rows = (answers.to_row(answer, identity) for answer in found)
-    is_single = len(files) == 1 and files[0] != "-" and window is None
     with contextlib.ExitStack() as stack:
         stack.enter_context(threadpool_limits(1))  # the matrices of a clip are too small for more
         if output:
             write = stack.enter_context(answers.appended(output))
         elif manner.as_json:
-            write = stack.enter_context(answers.as_document(is_single=is_single))
+            write = stack.enter_context(answers.as_document(is_single=is_single and window is None))
         elif csv:
             write = answers.as_csv(predictor.classes, has_windows=window is not None)
         else:
@@ -132,24 +146,33 @@ def _write_all(rows: Iterable[Row], write: Any, manner: Manner, *, is_shown: boo
     return n_good, n_bad
 
 
-def _first_times(paths: Iterable[str], finished: set[str]) -> Iterator[str]:
+def _first_times(recordings: Iterable[str | bytes], finished: set[str]) -> Iterator[str | bytes]:
     seen = set(finished)
-    for path in paths:
-        if path not in seen:
-            seen.add(path)
-            yield path
+    for recording in recordings:
+        name = recording if isinstance(recording, str) else "-"
+        if name not in seen:
+            seen.add(name)
+            yield recording
 
 
-def _tracks(predictor: Predictor, paths: Iterable[str], settings: dict[str, Any]) -> Iterator[Any]:
+def _no_probabilities(entry: str, bundle: Path, results: Path) -> str:
+    from emobench.prediction.selection import with_probabilities
+
+    others = with_probabilities(bundle, results)
+    advice = f"These do:\n{listing(others)}" if others else "No other saved model does either; leave it out."
+    return f"--threshold needs probabilities, and {entry!r} gives none. {advice}"
+
+
+def _tracks(predictor: Predictor, recordings: Iterable[str | bytes], settings: dict[str, Any]) -> Iterator[Any]:
     """Yield the answer for each window of each file, and for a file that cannot be used (any further) its error."""
     from emobench.errors import AudioError
     from emobench.prediction.predictor import failed
 
-    for path in paths:
+    for recording in recordings:
         try:
-            yield from predictor.predict_windows(path, **settings)
+            yield from predictor.predict_windows(recording, **settings)
         except (AudioError, OSError) as error:
-            yield failed(path, error, predictor.bundle)
+            yield failed(recording, error, predictor.entry)
 
 
 @app.command()
@@ -170,13 +193,13 @@ def export(
 
     The copy, a folder or a zip, predicts on any machine that has emobench.
     """
-    from emobench.bundles.bundle import export_bundle
-    from emobench.prediction.predictor import find_entry
+    from emobench.bundles.storage import read_bundle, write_bundle
+    from emobench.prediction.selection import find_entry
 
     source = find_entry(run, entry, results)
     as_zip = as_zip or (output is not None and output.suffix == ".zip")
     target = output or Path(f"{source.name}.zip" if as_zip else source.name)
-    export_bundle(source, target, as_zip=as_zip)
+    write_bundle(target, read_bundle(source), as_zip=as_zip)
     print_json({"bundle": str(target)}) if manner.as_json else print(printable(str(target)))
 
 
@@ -185,6 +208,9 @@ def export(
 def inspect(
     bundle: Annotated[str, typer.Argument(metavar="BUNDLE", help="A folder, a zip, a run, or the name of an entry.")],
     *,
+    check: Annotated[
+        bool, typer.Option("--check", help="Also try the model in a process with limits of memory and time.")
+    ] = False,
     results: Results = Path("results"),
     manner: Manner,
 ) -> None:
@@ -192,45 +218,53 @@ def inspect(
 
     Checks every checksum first.
     """
-    from emobench.bundles.bundle import verify_bundle
-    from emobench.prediction.predictor import find_bundle
+    from emobench.bundles.storage import read_bundle
+    from emobench.prediction.selection import find_bundle
 
     path = find_bundle(bundle, results)
-    manifest = verify_bundle(path)
+    found = read_bundle(path)
+    trial = vars(found.trial()) if check else {}
     if manner.as_json:
-        return print_json({"path": str(path), **manifest})
-    print_columns(_described(path, manifest))
+        content = {"path": str(path), **found.manifest.model_dump(), "sums": found.sums}
+        return print_json({**content, "check": trial} if check else content)
+    print_columns(_described(path, found, trial))
 
 
-def _described(path: Path, manifest: dict[str, Any]) -> list[tuple[str, str]]:
-    features, trained_on, scores = (manifest[name] for name in ("features", "trained_on", "scores"))
+def _described(path: Path, bundle: Bundle, trial: dict[str, Any]) -> list[tuple[str, str]]:
+    manifest = bundle.manifest
+    features, trained_on, scores = manifest.features, manifest.trained_on, manifest.scores
     fitted = {**trained_on, "speakers": trained_on.get("n_speakers"), "clips": trained_on.get("n_utterances")}
+    about = ("corpus", "clips", "speakers", "mono", "licence", "is_generated")
     rows = [
         ("path", str(path)),
-        ("entry", manifest["entry"]),
-        ("model", f"{manifest['model']}, version {manifest['model_version']}"),
-        ("parameters", _pairs(manifest["params"]) or "the model's own"),
-        ("classes", ", ".join(manifest["classes"])),
+        ("entry", manifest.entry),
+        ("model", f"{manifest.model}, version {manifest.model_version}"),
+        ("parameters", _pairs(manifest.params) or "the model's own"),
+        ("classes", ", ".join(manifest.classes)),
         (
             "features",
-            f"{features.get('name')}, version {features.get('version')}: {manifest['n_features']} numbers at "
-            f"{manifest['sr']} Hz; {_pairs(features.get('params'))}",
+            f"{features.get('name')}, version {features.get('version')}: {manifest.n_features} numbers at "
+            f"{manifest.sr} Hz; {_pairs(features.get('params'))}",
         ),
-        (
-            "trained on",
-            _pairs({name: fitted[name] for name in ("corpus", "clips", "speakers", "mono") if name in fitted}),
-        ),
+        ("input", _tensor(manifest.input)),
+        *(("output", _tensor(tensor)) for tensor in manifest.outputs),
+        ("trained on", _pairs({name: fitted[name] for name in about if name in fitted})),
         ("corpus fingerprint", str(trained_on.get("fingerprint", "unknown"))),
         ("run", str(trained_on.get("run", "unknown"))),
         *(("score", _score(row)) for row in (scores if isinstance(scores, list) else [scores])),
-        ("versions", _pairs(manifest["versions"])),
-        *(
-            (name, f"{file['n_bytes']} bytes, sum is right: {file['sha256']}")
-            for name, file in manifest["files"].items()
-        ),
-        ("bundle.json", f"sum is right: {manifest['checksum']}"),
+        ("parity", _pairs(manifest.parity)),
+        ("versions", _pairs(manifest.versions)),
+        *((name, f"{len(bundle.files[name])} bytes, sum is right: {value}") for name, value in bundle.sums.items()),
     ]
+    if trial:
+        times = f"loaded in {trial['load_ms']:.0f} ms, a row takes {trial['predict_ms']:.3g} ms"
+        rows.append(("check", f"the model answers: {times}"))
     return rows
+
+
+def _tensor(tensor: Tensor) -> str:
+    shape = ", ".join("n" if size is None else str(size) for size in tensor.shape)
+    return f"{tensor.name}: {tensor.dtype} ({shape})"
 
 
 def _score(row: Any) -> str:
