@@ -124,6 +124,28 @@ def test_unknown_option_names_the_nearest(clips):
         KerasClassifier(options={"filter": 3}).fit(*clips)
 
 
+def takes_units(shape, n_classes, units=3, *, rate=0.5):
+    raise NotImplementedError
+
+
+def takes_anything(shape, n_classes, **options):
+    return dense(shape, n_classes, **options)
+
+
+def test_options_are_what_the_function_takes():
+    spec = NetworkSpec(name="mine", title="A newcomer's", build=takes_units)
+    assert spec.options() == {"units": 3, "rate": 0.5}
+    spec.check_options({"units": 4})
+    with pytest.raises(ConfigError, match="Known options: rate, units"):
+        spec.check_options({"shape": (3, 1)})
+
+
+def test_function_that_passes_options_on_takes_any(clips, network):
+    assert network(takes_anything, options={"penalty": 0.1}).fit(*clips).n_iter_ == 1
+    with pytest.raises(ConfigError, match="cannot be built .*unexpected keyword argument 'depth'"):
+        network(takes_anything, options={"depth": 3}).fit(*clips)
+
+
 def test_import_and_options_need_no_tensorflow():
     done = run(
         "import sys, emobench.models.networks as networks, emobench.models.keras_classifier\n"
@@ -473,6 +495,7 @@ def not_finite(shape, n_classes):
     return keras.Sequential([dense(shape, n_classes), keras.layers.Rescaling(float("nan"))])
 
 
+@pytest.mark.filterwarnings("ignore:You are using a softmax over axis -1")
 @pytest.mark.parametrize(
     ("build", "options", "message"),
     [

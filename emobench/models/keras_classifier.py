@@ -265,26 +265,23 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):
         network.optimizer.build(network.trainable_variables)
         heard, unheard = np.flatnonzero(~held_out), np.flatnonzero(held_out)
         train = one_graph(network, network.train_step, data, self.batch_size)
-        validate = one_graph(network, network.test_step, data, BATCH_SIZE)
+        validate = one_graph(network, network.test_step, data, BATCH_SIZE) if len(unheard) else None
         self.loss_curve_, self.validation_loss_curve_ = [], []
         best_weights = None
         for epoch in range(1, self.epochs + 1):
-            loss = train(rng.permutation(heard))
-            self.loss_curve_.append(loss)
-            if len(unheard):
-                loss = validate(unheard)
-                self.validation_loss_curve_.append(loss)
-            if not math.isfinite(loss):
-                raise self._diverged(f"a loss of {loss}", epoch)
-            if len(unheard):
+            self.loss_curve_.append(train(rng.permutation(heard)))
+            if not math.isfinite(self.loss_curve_[-1]):
+                raise self._diverged(f"a loss of {self.loss_curve_[-1]}", epoch)
+            if validate is not None:
+                self.validation_loss_curve_.append(validate(unheard))
                 best_epoch = 1 + int(np.argmin(self.validation_loss_curve_))
                 if epoch == best_epoch:
                     best_weights = network.get_weights()
                 elif epoch - best_epoch >= PATIENCE:
                     break
+        self.n_iter_ = epoch
         if best_weights is not None:
             network.set_weights(best_weights)
-        self.n_iter_ = epoch
         if not all(np.isfinite(weight).all() for weight in network.get_weights()):
             raise self._diverged("weights that are not finite", epoch)
 
@@ -315,8 +312,8 @@ def one_graph(
     tf = import_tensorflow()
     tensors = [tf.constant(part) for part in data]
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int64)], autograph=False)
-    def visit(order):
+    @tf.function(autograph=False)
+    def visit(order, *tensors):
         def take_step(start):
             rows = order[start : start + batch_size]
             step(tuple(tf.gather(tensor, rows) for tensor in tensors))
@@ -326,8 +323,9 @@ def one_graph(
         tf.while_loop(lambda start: start < tf.size(order), take_step, [0], parallel_iterations=1)
         return network.get_metrics_result()["loss"]
 
-    graph = visit.get_concrete_function()
-    return lambda order: float(graph(tf.constant(order, tf.int64)))
+    # TensorFlow never frees a graph that holds gradients; so the data go in with each call and not with the graph.
+    graph = visit.get_concrete_function(tf.TensorSpec([None], tf.int64), *tensors)
+    return lambda order: float(graph(tf.constant(order, tf.int64), *tensors))
 
 
 @contextlib.contextmanager

@@ -33,8 +33,8 @@ class NetworkSpec:
     build : str or callable
         ``"module:function"``, called as ``build(shape, n_classes, **options)``. It returns an uncompiled
         `keras.Sequential`, or any Keras model of one input and one output, that ends in a softmax over the classes.
-        `shape` is (d, 1) for a vector of d features and (t, c) for t frames of c channels. The options are the
-        function's keyword-only parameters, with their defaults. The file of a plug-in may give the function itself.
+        `shape` is (d, 1) for a vector of d features and (t, c) for t frames of c channels. Its further
+        parameters are the network's options. The file of a plug-in may give the function itself.
     takes : tuple of str
         The features it is made for: ``"vector"``, ``"frames"`` or both.
     version : int
@@ -55,19 +55,25 @@ class NetworkSpec:
         return resolve(self.build) if isinstance(self.build, str) else self.build
 
     def options(self) -> dict[str, Any]:
-        """Return every option with its default. Keras is not imported."""
-        parameters = inspect.signature(self.builder()).parameters.values()
-        return {one.name: one.default for one in parameters if one.kind is inspect.Parameter.KEYWORD_ONLY}
+        """Return every option that has a default, with it. Keras is not imported."""
+        return {one.name: one.default for one in self._parameters() if one.default is not one.empty}
 
     def check_options(self, options: Mapping[str, Any]) -> None:
         """Raise `ConfigError` for an option that the network does not have."""
-        known = sorted(self.options())
+        parameters = self._parameters()
+        if any(one.kind is one.VAR_KEYWORD for one in parameters):
+            return
+        known = sorted(one.name for one in parameters)
         for name in options:
             if name not in known:
                 raise ConfigError(
                     f"Unknown option {name!r} of network {self.name!r}.{did_you_mean(name, known)} "
                     f"Known options: {', '.join(known) or 'none'}."
                 )
+
+    def _parameters(self) -> list[inspect.Parameter]:
+        """Return what its function takes besides the shape and the number of classes."""
+        return list(inspect.signature(self.builder()).parameters.values())[2:]
 
 
 NETWORKS: dict[str, NetworkSpec] = {
