@@ -91,14 +91,14 @@ NETWORKS: dict[str, NetworkSpec] = {
             title="Convolutions over time with batch normalisation, averaged over the recording",
             build="emobench.models.networks:cnn_frames",
             takes=("frames",),
-            space={"filters": Int(32, 128, step=32), "dropout": Float(0.0, 0.5)},
+            space={"filters": Int(32, 128, step=32), "input_dropout": Float(0.0, 0.5), "dropout": Float(0.0, 0.5)},
         ),
         NetworkSpec(
             name="crnn",
             title="Convolutions over time, then a bidirectional LSTM",
             build="emobench.models.networks:crnn",
             takes=("frames",),
-            space={"units": Int(32, 96, step=32), "dropout": Float(0.0, 0.5)},
+            space={"units": Int(32, 96, step=32), "input_dropout": Float(0.0, 0.5), "dropout": Float(0.0, 0.5)},
         ),
     )
 }
@@ -209,37 +209,64 @@ def reference(
 
 
 def cnn_frames(
-    shape: tuple[int, int], n_classes: int, *, filters: int = 64, kernel_size: int = 5, dropout: float = 0.3
+    shape: tuple[int, int],
+    n_classes: int,
+    *,
+    filters: int = 64,
+    kernel_size: int = 5,
+    input_dropout: float = 0.3,
+    dropout: float = 0.3,
 ) -> keras.Sequential:
-    """Build a network that hears what happens within a third of a second, anywhere, and averages over the recording."""
-    from keras import Input, Sequential, layers
+    """Build a network that hears what happens within 0.7 s, anywhere, and averages over the recording.
 
-    network = Sequential([Input(shape)])
+    Half the time resolution, three convolutions of 64, 128 and 128 filters with batch normalisation and pooling over
+    two, then the mean over time.
+    """
+    from keras import Sequential, layers
+
+    network = Sequential(_entrance(shape, input_dropout))
     for width in (filters, 2 * filters, 2 * filters):
-        network.add(layers.Conv1D(width, kernel_size, padding="same", use_bias=False))
-        network.add(layers.BatchNormalization(momentum=0.9))
-        network.add(layers.ReLU())
-        network.add(layers.MaxPooling1D(2))
-        network.add(layers.Dropout(dropout))
+        _add_convolution(network, width, kernel_size, dropout)
     network.add(layers.GlobalAveragePooling1D())
     network.add(layers.Dense(n_classes, activation="softmax"))
     return network
 
 
 def crnn(
-    shape: tuple[int, int], n_classes: int, *, filters: int = 64, units: int = 64, dropout: float = 0.3
+    shape: tuple[int, int],
+    n_classes: int,
+    *,
+    filters: int = 64,
+    kernel_size: int = 5,
+    units: int = 64,
+    input_dropout: float = 0.3,
+    dropout: float = 0.3,
 ) -> keras.Sequential:
-    """Build a network that summarises tenths of a second by convolutions, and their order by a bidirectional LSTM."""
-    from keras import Input, Sequential, layers
+    """Build a network whose convolutions hear a quarter of a second, and whose bidirectional LSTM hears their order."""
+    from keras import Sequential, layers
 
-    network = Sequential([Input(shape)])
+    network = Sequential(_entrance(shape, input_dropout))
     for _ in range(2):
-        network.add(layers.Conv1D(filters, 5, padding="same", use_bias=False))
-        network.add(layers.BatchNormalization(momentum=0.9))
-        network.add(layers.ReLU())
-        network.add(layers.MaxPooling1D(4))
-        network.add(layers.Dropout(dropout))
+        _add_convolution(network, filters, kernel_size, dropout)
     network.add(layers.Bidirectional(layers.LSTM(units)))
     network.add(layers.Dropout(dropout))
     network.add(layers.Dense(n_classes, activation="softmax"))
     return network
+
+
+def _entrance(shape: tuple[int, int], dropout: float) -> list[Any]:
+    """Return the first layers: frames in pairs, and whole channels dropped, so that no band is relied on."""
+    from keras import Input, layers
+
+    return [Input(shape), layers.AveragePooling1D(min(2, shape[0])), layers.SpatialDropout1D(dropout)]
+
+
+def _add_convolution(network: keras.Sequential, filters: int, kernel_size: int, dropout: float) -> None:
+    from keras import layers
+
+    network.add(layers.Conv1D(filters, kernel_size, padding="same", use_bias=False))
+    # Keras' momentum of 0.99 wants more steps than the first epochs have; early stopping listens from the first on.
+    network.add(layers.BatchNormalization(momentum=0.9))
+    network.add(layers.ReLU())
+    network.add(layers.MaxPooling1D(2, padding="same"))
+    network.add(layers.Dropout(dropout))
