@@ -205,7 +205,7 @@ def require_space(needs: Mapping[Path, int]) -> list[str]:
         disk = next(path for path in (place, *place.parents) if os.path.ismount(path))
         disks[disk] = disks.get(disk, 0) + n_bytes
     return [
-        f"{disk}: needs about {n_bytes / 1e6:.1f} MB free and has {free / 1e6:.1f} MB"
+        f"{disk}: needs about {n_bytes / 1e6:.1f} MB free and has {free / 1e6:.1f} MB. Make room, or write elsewhere"
         for disk, n_bytes in disks.items()
         if n_bytes > (free := shutil.disk_usage(disk).free)
     ]

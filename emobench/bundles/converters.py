@@ -13,7 +13,7 @@ import copy
 import functools
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,6 +135,23 @@ def quiet() -> Iterator[None]:
             os.dup2(copied, descriptor)
             os.close(copied)
         os.close(nowhere)
+
+
+def stand_ins(steps: Sequence[tuple[str, Any]], n_features: int) -> list[tuple[str, Any]]:
+    """Return the transformers of a pipeline as skl2onnx knows them: a scaler of channels scales every column."""
+    from sklearn.preprocessing import StandardScaler
+
+    from emobench.models.scaling import ChannelScaler
+
+    found = []
+    for name, step in steps:
+        if isinstance(step, ChannelScaler):
+            scaler, n_frames = StandardScaler(), n_features // len(step.mean_)
+            scaler.mean_, scaler.scale_ = np.tile(step.mean_, n_frames), np.tile(step.scale_, n_frames)
+            scaler.n_features_in_ = n_features
+            step = scaler
+        found.append((name, step))
+    return found
 
 
 # -- estimators that answer the same, and that skl2onnx exports right ----------------------------------------------

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emobench.bundles.converters import OPSETS, Converter, from_sklearn, skl2onnx_graph
+from emobench.bundles.converters import OPSETS, Converter, from_sklearn, skl2onnx_graph, stand_ins
 from emobench.bundles.gate import DISTRUST
 from emobench.bundles.parity import ADVICE, Parity, check_parity
 from emobench.bundles.session import INPUT, LABEL, PROBABILITIES, Session
@@ -71,7 +71,7 @@ def to_onnx(model: Any, n_features: int, n_classes: int, converter: Converter = 
             if not any(opset.domain == "" for opset in graph.opset_import):
                 graph.opset_import.add(domain="", version=OPSETS[""])  # for the nodes that are added below
             if len(steps) > 1:
-                graph = _behind(model[:-1], n_features, graph)
+                graph = _behind(Pipeline(stand_ins(steps[:-1], n_features)), n_features, graph)
             return _finished(graph, n_features, np.asarray(classifier.classes_), n_classes).SerializeToString()
     except Exception as error:  # converters of other projects, and of plug-ins, raise what they like
         reason = (str(error).strip().splitlines() or [""])[0]

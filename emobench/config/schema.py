@@ -134,9 +134,14 @@ class ModelConfig(_Closed):
         faults: list[tuple[Location, str]] = []
         for name, value in self.params.items():
             try:
-                models.check_parameters(spec, {name: value})
+                models.check_parameter(spec, name, value)
             except ConfigError as error:
                 faults.append((("params", name), str(error)))
+        if not faults:
+            try:
+                models.check_parameters(spec, self.params)
+            except ConfigError as error:
+                faults.append((("params",), str(error)))
         if faults:
             raise LocatedError(*faults)
         return self

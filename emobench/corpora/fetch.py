@@ -126,7 +126,7 @@ def download(archive: Archive, folder: Path, *, base_url: str | None = None, pro
     url = archive.url if base_url is None else f"{base_url.rstrip('/')}/{archive.file}"
     lacking = [] if (folder / archive.file).is_file() else require_space({folder: archive.n_bytes})
     if lacking:
-        raise StorageError(f"{folder}: not enough room for {archive.file}. {lacking[0]}. Make room.")
+        raise StorageError(f"{folder}: not enough room for {archive.file}. {lacking[0]}.")
     fetcher = pooch.create(folder, "", registry={archive.file: archive.known_hash}, urls={archive.file: url})
     fetcher.retry_if_failed = ATTEMPTS - 1
     try:

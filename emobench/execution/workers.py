@@ -281,14 +281,14 @@ def end_with(parent: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def count_workers(n_jobs: int) -> int:
+def count_workers(n_jobs: int, worker_bytes: int = WORKER_BYTES) -> int:
     """Return the number of workers for ``n_jobs``; -1 for as many as there can be.
 
-    At most the cores that this process may use, and as many as fit into the memory that it may use.
+    At most the cores that this process may use, and as many of `worker_bytes` as fit into the memory that it may use.
     """
     from joblib import cpu_count
 
-    most = max(1, min(cpu_count(), _memory_bytes() // WORKER_BYTES))
+    most = max(1, min(cpu_count(), _memory_bytes() // worker_bytes))
     return most if n_jobs < 0 else max(1, min(n_jobs, most))
 
 

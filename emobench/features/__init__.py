@@ -40,6 +40,8 @@ class FeatureSpec:
         Rate in Hz that recordings are resampled to.
     min_samples : int
         The shortest signal, at `sr`, that it can take.
+    shape : tuple of int
+        (t, c) where the n_features numbers are t frames of c channels, flattened; empty for a vector.
     """
 
     name: str
@@ -50,11 +52,17 @@ class FeatureSpec:
     version: int = 1
     sr: int = 22_050
     min_samples: int = 1
+    shape: tuple[int, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
 
     def specification(self) -> dict[str, Any]:
         """Return what identifies the numbers, without library versions: name, version, rate, parameters."""
         return {"name": self.name, "version": self.version, "sr": self.sr, "params": dict(sorted(self.params.items()))}
+
+    @property
+    def kind(self) -> str:
+        """What a model must be able to see: ``"vector"`` or ``"frames"``."""
+        return "frames" if len(self.shape) == 2 else "vector"
 
     @property
     def frames_key(self) -> tuple[str, int, str]:

@@ -7,7 +7,7 @@ pipeline, so that scaling is learned inside the fold and no caller needs to know
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +71,16 @@ class ModelSpec:
         ``"module:function"`` that is called with an unfitted estimator and raises `ConfigError` for a parameter that
         is out of range; empty where the class declares its constraints as scikit-learn's do.
     space : mapping of str to Float, Int or Choice
-        Parameters that tuning searches; empty for a model that has nothing to tune.
+        Parameters that tuning searches; empty for a model that has nothing to tune. ``options.units`` is the member
+        ``units`` of the parameter `options`.
+    family : str
+        ``"module:object"`` of the `Family` of a row that stands for many models; empty for a single one.
+    takes : tuple of str
+        Which features it can see: ``"vector"``, ``"frames"`` or both. A family says it for each of its models.
+    takes_groups : bool
+        Whether its `fit` takes the speaker of each row as ``groups``.
+    memory_bytes : int
+        What a worker that fits it takes, roughly.
     """
 
     name: str
@@ -86,24 +95,75 @@ class ModelSpec:
     withheld: Mapping[str, str] = field(default_factory=dict)
     check: str = ""
     space: Mapping[str, Float | Int | Choice] = field(default_factory=dict)
+    family: str = ""
+    takes: tuple[str, ...] = ("vector",)
+    takes_groups: bool = False
+    memory_bytes: int = 300 * 2**20
 
+
+@dataclass(frozen=True)
+class Family:
+    """What depends on the settings of a row that stands for many models; each is called with all its settings.
+
+    Attributes
+    ----------
+    check : callable
+        Raises `ConfigError` for settings that do not go together.
+    identity : callable
+        Returns what the results depend on besides the settings: a mapping of plain data.
+    space : callable
+        Returns what tuning searches besides `ModelSpec.space`.
+    takes : callable
+        Returns the features that the model can see.
+    """
+
+    check: Callable[[Mapping[str, Any]], None]
+    identity: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    space: Callable[[Mapping[str, Any]], Mapping[str, Float | Int | Choice]]
+    takes: Callable[[Mapping[str, Any]], tuple[str, ...]]
+
+
+# Measured: TensorFlow, a network of 300 × 64 frames and its export.
+KERAS_BYTES = 900 * 2**20
+KERAS_SPACE = {
+    "epochs": Int(20, 80, step=10),
+    "learning_rate": Float(3e-4, 3e-3, log=True),
+    "batch_size": Choice((16, 32, 64)),
+}
+SHAPE = "it is the shape of the features"
 
 MODELS: dict[str, ModelSpec] = {
     row.name: row
     for row in (
         ModelSpec(
             name="cnn",
-            title="Convolutional network along the feature vector, two layers",
-            estimator="emobench.models.cnn:CNNClassifier",
+            title="The reference network: two convolutions along the feature vector (Keras)",
+            estimator="emobench.models.keras_classifier:KerasClassifier",
+            version=2,
             converter="emobench.bundles.converters:from_keras",
-            cost=20.0,
-            check="emobench.models.cnn:check_parameters",
-            space={
-                "epochs": Int(20, 80, step=10),
-                "learning_rate": Float(3e-4, 3e-3, log=True),
-                "dropout": Float(0.0, 0.5),
-                "batch_size": Choice((16, 32, 64)),
+            requires=("tensorflow", "keras"),
+            cost=30.0,
+            withheld={
+                "network": "this is the reference network; take {name: keras, params: {network: …}}",
+                "shape": SHAPE,
             },
+            space=KERAS_SPACE,
+            family="emobench.models.keras_classifier:FAMILY",
+            takes_groups=True,
+            memory_bytes=KERAS_BYTES,
+        ),
+        ModelSpec(
+            name="keras",
+            title="Any network of `emobench list networks`, named by params: {network: …} (Keras)",
+            estimator="emobench.models.keras_classifier:KerasClassifier",
+            converter="emobench.bundles.converters:from_keras",
+            requires=("tensorflow", "keras"),
+            cost=30.0,
+            withheld={"shape": SHAPE},
+            space=KERAS_SPACE,
+            family="emobench.models.keras_classifier:FAMILY",
+            takes_groups=True,
+            memory_bytes=KERAS_BYTES,
         ),
         ModelSpec(
             name="mlp",
@@ -177,18 +237,53 @@ def parameters(spec: ModelSpec) -> dict[str, Any]:
 
 
 def settings(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return every parameter with the value it has under `params`, lists as tuples where the class wants tuples."""
-    defaults = parameters(spec)
-    return {**defaults, **{name: _like(defaults.get(name), value) for name, value in params.items()}}
+    """Return every parameter with the value it has under `params`, lists as tuples where the class wants tuples.
+
+    ``options.units`` sets the member ``units`` of the parameter `options` and leaves its others.
+    """
+    values = parameters(spec)
+    for name, value in params.items():
+        name, _, member = name.partition(".")
+        values[name] = {**(values.get(name) or {}), member: value} if member else _like(values.get(name), value)
+    return values
+
+
+def search_space(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, Float | Int | Choice]:
+    """Return what tuning searches of a model under some parameters; empty where there is nothing."""
+    if not spec.family:
+        return dict(spec.space)
+    return {**spec.space, **resolve(spec.family).space(settings(spec, params))}
+
+
+def takes(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return which features a model can see: ``"vector"``, ``"frames"`` or both."""
+    return resolve(spec.family).takes(settings(spec, params)) if spec.family else spec.takes
+
+
+def describe(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a model's results depend on: its version and every setting, and what its family adds."""
+    values = settings(spec, params)
+    more = dict(resolve(spec.family).identity(values)) if spec.family else {}
+    return {"model": spec.name, "model_version": spec.version, "params": values, **more}
 
 
 # Raised when the same search space and seed choose other parameters.
 TUNING_VERSION = 1
 
 
-def describe_space(spec: ModelSpec) -> dict[str, Any]:
+def describe_space(space: Mapping[str, Float | Int | Choice]) -> dict[str, Any]:
     """Return a search space as plain data, by parameter."""
-    return {name: {"kind": type(domain).__name__, **asdict(domain)} for name, domain in sorted(spec.space.items())}
+    return {name: {"kind": type(domain).__name__, **asdict(domain)} for name, domain in sorted(space.items())}
+
+
+def check_parameter(spec: ModelSpec, name: str, value: Any) -> None:
+    """Refuse a parameter that is unknown or withheld, or a value of the wrong type or out of range: `ConfigError`."""
+    defaults = parameters(spec)
+    name, _, member = name.partition(".")
+    if name not in defaults or (member and not isinstance(defaults[name], Mapping | None)):
+        raise ConfigError(_unknown_parameter(spec, name, list(defaults)))
+    if not member and (problem := _refusal(spec, name, _like(defaults[name], value), defaults[name])):
+        raise ConfigError(f"Model {spec.name!r}: {problem}")
 
 
 def check_parameters(spec: ModelSpec, params: Mapping[str, Any]) -> None:
@@ -197,23 +292,29 @@ def check_parameters(spec: ModelSpec, params: Mapping[str, Any]) -> None:
     Raises
     ------
     ConfigError
-        For a parameter that is unknown or withheld, and for a value of the wrong type or out of range.
+        See `check_parameter`; and for settings of a family that do not go together.
     """
-    defaults = parameters(spec)
     for name, value in params.items():
-        if name not in defaults:
-            raise ConfigError(_unknown_parameter(spec, name, list(defaults)))
-        if problem := _refusal(spec, name, _like(defaults[name], value), defaults[name]):
-            raise ConfigError(f"Model {spec.name!r}: {problem}")
+        check_parameter(spec, name, value)
+    if spec.family:
+        resolve(spec.family).check(settings(spec, params))
 
 
-def build(spec: ModelSpec, params: Mapping[str, Any] | None = None, *, random_state: int | None = None) -> Pipeline:
+def build(
+    spec: ModelSpec,
+    params: Mapping[str, Any] | None = None,
+    *,
+    shape: tuple[int, ...] = (),
+    random_state: int | None = None,
+) -> Pipeline:
     """Return the unfitted pipeline of a model: ``scale`` where the row asks for it, then ``model``.
 
     Parameters
     ----------
     params : mapping, optional
         Parameters of the final estimator that differ from the row's; a list stands for a tuple, as in YAML.
+    shape : tuple of int
+        (t, c) where a row of X is t frames of c channels, flattened; else a row is a vector.
     random_state : int, optional
         Set where the estimator has one.
 
@@ -223,15 +324,31 @@ def build(spec: ModelSpec, params: Mapping[str, Any] | None = None, *, random_st
         See `check_parameters`.
     """
     from sklearn.pipeline import Pipeline
-    from sklearn.preprocessing import StandardScaler
 
     params = params or {}
     check_parameters(spec, params)
     estimator = resolve(spec.estimator)(**settings(spec, params))
-    if "random_state" in estimator.get_params(deep=False):
+    own = estimator.get_params(deep=False)
+    if "random_state" in own:
         estimator.set_params(random_state=random_state)
-    scale = [("scale", StandardScaler())] if spec.is_scaled else []
+    if "shape" in own and len(shape) == 2:
+        estimator.set_params(shape=shape)
+    scale = [("scale", build_scaler(shape))] if spec.is_scaled else []
     return Pipeline([*scale, ("model", estimator)])
+
+
+def build_scaler(shape: tuple[int, ...] = ()) -> Any:
+    """Return what standardises features inside a fold: by column, and frames (t, c) by channel."""
+    from sklearn.preprocessing import StandardScaler
+
+    from emobench.models.scaling import ChannelScaler
+
+    return ChannelScaler(n_channels=shape[1]) if len(shape) == 2 else StandardScaler()
+
+
+def with_groups(spec: ModelSpec, groups: Any) -> dict[str, Any]:
+    """Return the arguments that tell the last step of a pipeline's `fit` who speaks, where it takes that."""
+    return {"model__groups": groups} if spec.takes_groups and groups is not None else {}
 
 
 def _is_installed(package: str) -> bool:

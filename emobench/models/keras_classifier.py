@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,10 +22,14 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from emobench.errors import ConfigError, EmobenchError
+from emobench.models import Family
 from emobench.models.networks import build_network, get_network, import_tensorflow
 
 if TYPE_CHECKING:
     import keras
+
+REFERENCE = "reference"
+"""The network of the row `cnn`."""
 
 PATIENCE = 8
 """Epochs without improvement after which early stopping ends the training."""
@@ -103,7 +107,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        network="reference",
+        network=REFERENCE,
         *,
         options=None,
         shape=None,
@@ -339,3 +343,24 @@ def _seeded(seed: int) -> Iterator[None]:
     finally:
         random.setstate(states[0])
         np.random.set_state(states[1])
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    get_network(settings.get("network", REFERENCE)).check_options(settings["options"] or {})
+
+
+def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    network = get_network(settings.get("network", REFERENCE))
+    return {"network": network.name, "network_version": network.version}
+
+
+def _space(settings: Mapping[str, Any]) -> dict[str, Any]:
+    network = get_network(settings.get("network", REFERENCE))
+    return {f"options.{name}": domain for name, domain in network.space.items()}
+
+
+def _takes(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    return get_network(settings.get("network", REFERENCE)).takes
+
+
+FAMILY = Family(check=_check, identity=_identity, space=_space, takes=_takes)

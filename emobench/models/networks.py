@@ -15,8 +15,9 @@ from functools import lru_cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from emobench.errors import ConfigError, did_you_mean, lookup, resolve
+from emobench.errors import ConfigError, did_you_mean
 from emobench.models import Float, Int
+from emobench.registry import lookup, resolve
 
 if TYPE_CHECKING:
     import keras

@@ -18,14 +18,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from emobench import metrics
 from emobench.errors import StorageError
 from emobench.files import hold
-from emobench.models import Choice, Float, Int, ModelSpec, build, get_model, settings
+from emobench.models import (
+    Choice,
+    Float,
+    Int,
+    ModelSpec,
+    build,
+    build_scaler,
+    get_model,
+    search_space,
+    settings,
+    with_groups,
+)
 from emobench.protocols import Fold
 from emobench.protocols.folds import inner_folds
 
@@ -57,6 +67,8 @@ class TunedClassifier(ClassifierMixin, BaseEstimator):
         Trials that end by themselves, pruned ones included.
     inner_splits : int
         Speaker-grouped folds of the training part.
+    shape : tuple of int
+        (t, c) where a row of X is frames over time; see `emobench.models.build`.
     random_state : int, optional
     study : path, optional
         SQLite file that the study is kept in and continued from; in memory if not given.
@@ -86,6 +98,7 @@ class TunedClassifier(ClassifierMixin, BaseEstimator):
         *,
         n_trials: int = 8,
         inner_splits: int = 3,
+        shape: tuple[int, ...] = (),
         random_state: int | None = None,
         study: str | Path | None = None,
     ):
@@ -93,6 +106,7 @@ class TunedClassifier(ClassifierMixin, BaseEstimator):
         self.params = params
         self.n_trials = n_trials
         self.inner_splits = inner_splits
+        self.shape = shape
         self.random_state = random_state
         self.study = study
 
@@ -125,7 +139,7 @@ class TunedClassifier(ClassifierMixin, BaseEstimator):
         strata = np.full(len(y), "") if strata is None else np.asarray(strata).astype(str)
         spec, started = get_model(self.model), time.perf_counter()
         self.folds_ = inner_folds(groups, strata, self.inner_splits)
-        parts = _parts(spec, X, codes, self.folds_)
+        parts = _parts(spec, X, codes, groups, self.folds_, self.shape)
         self.trials_ = self._search(spec, parts, len(self.classes_))
         completed = [trial for trial in self.trials_ if trial["state"] == "complete"]
         best = max(completed, key=lambda trial: (trial["value"], -trial["trial"]), default=None)
@@ -133,8 +147,9 @@ class TunedClassifier(ClassifierMixin, BaseEstimator):
         self.best_params_ = best["params"] if best else {}
         self.best_score_ = best["value"] if best else math.nan
         self.tuning_s_ = time.perf_counter() - started
-        self.estimator_ = build(spec, {**(self.params or {}), **self.best_params_}, random_state=self.random_state)
-        self.estimator_.fit(X, y)
+        params = {**(self.params or {}), **self.best_params_}
+        self.estimator_ = build(spec, params, shape=self.shape, random_state=self.random_state)
+        self.estimator_.fit(X, y, **with_groups(spec, groups))
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -143,13 +158,14 @@ class TunedClassifier(ClassifierMixin, BaseEstimator):
         return self.estimator_.predict(validate_data(self, X, dtype=np.float32, reset=False))
 
     def _search(self, spec: ModelSpec, parts: Sequence[_Part], n_classes: int) -> list[dict[str, Any]]:
-        if not spec.space or self.n_trials < 1:
+        space = search_space(spec, self.params or {})
+        if not space or self.n_trials < 1:
             return []
         with _quiet_optuna(), _damage_reported(self.study), _held(self.study):
             study = _open_study(self.study)
             while len(trials := _ended(study)) < self.n_trials:
                 self._run_trial(study, spec, parts, n_classes, len(trials))
-        return [_row(number, trial, spec) for number, trial in enumerate(trials)]
+        return [_row(number, trial, space) for number, trial in enumerate(trials)]
 
     def _run_trial(
         self, study: optuna.Study, spec: ModelSpec, parts: Sequence[_Part], n_classes: int, number: int
@@ -160,10 +176,10 @@ class TunedClassifier(ClassifierMixin, BaseEstimator):
         given = self.params or {}
         seed = trial_seed(self.random_state, number)
         sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(3, self.n_trials // 4)))
-        space = dict(spec.space)
+        space = search_space(spec, given)
         if number == 0:  # the model as it is; a default outside the space (gamma: scale) is left to the model
-            known = _representable(spec, settings(spec, given))
-            space = {name: domain for name, domain in spec.space.items() if name in known}
+            known = _representable(space, settings(spec, given))
+            space = {name: domain for name, domain in space.items() if name in known}
             sampler = optuna.samplers.PartialFixedSampler(known, sampler)
         study.sampler = sampler
         trial = study.ask()
@@ -172,10 +188,11 @@ class TunedClassifier(ClassifierMixin, BaseEstimator):
         started, scores, y_pred = time.perf_counter(), [], []
         try:
             for index, part in enumerate(parts):
-                model = build(spec, {**given, **params}, random_state=seed).named_steps["model"]
+                model = build(spec, {**given, **params}, shape=self.shape, random_state=seed).named_steps["model"]
+                own = {"groups": part.groups} if spec.takes_groups else {}
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # a trial that does not converge is judged by its score
-                    y_pred.append(np.asarray(model.fit(part.X_train, part.y_train).predict(part.X_test)))
+                    y_pred.append(np.asarray(model.fit(part.X_train, part.y_train, **own).predict(part.X_test)))
                 scores.append(metrics.present_uar(metrics.confusion(part.y_test, y_pred[-1], n_classes)))
                 trial.report(float(np.mean(scores)), index)
                 trial.set_user_attr("n_folds", index + 1)
@@ -217,24 +234,28 @@ class _Part:
     y_train: np.ndarray
     X_test: np.ndarray
     y_test: np.ndarray
+    groups: np.ndarray
 
 
-def _parts(spec: ModelSpec, X: np.ndarray, y: np.ndarray, folds: Sequence[Fold]) -> list[_Part]:
+def _parts(
+    spec: ModelSpec, X: np.ndarray, y: np.ndarray, groups: np.ndarray, folds: Sequence[Fold], shape: tuple[int, ...]
+) -> list[_Part]:
     parts = []
     for fold in folds:
         X_train, X_test = X[fold.train], X[fold.test]
         if spec.is_scaled:
-            scale = StandardScaler().fit(X_train)
+            scale = build_scaler(shape).fit(X_train)
             X_train, X_test = scale.transform(X_train), scale.transform(X_test)
-        parts.append(_Part(X_train, y[fold.train], X_test, y[fold.test]))
+        parts.append(_Part(X_train, y[fold.train], X_test, y[fold.test], groups[fold.train]))
     return parts
 
 
-def _representable(spec: ModelSpec, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the values that lie in a model's search space, as Optuna has them."""
+def _representable(space: Mapping[str, Float | Int | Choice], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values that lie in a search space, as Optuna has them."""
     found = {}
-    for name, domain in spec.space.items():
-        value = values.get(name)
+    for name, domain in space.items():
+        name_, _, member = name.partition(".")
+        value = (values.get(name_) or {}).get(member) if member else values.get(name)
         if isinstance(domain, Choice):
             if value in domain.values:
                 found[name] = _as_choice(value)
@@ -288,9 +309,9 @@ def _ended(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return [t for t in study.get_trials(deepcopy=False) if t.state.is_finished() and INTERRUPTED not in t.user_attrs]
 
 
-def _row(number: int, trial: optuna.trial.FrozenTrial, spec: ModelSpec) -> dict[str, Any]:
+def _row(number: int, trial: optuna.trial.FrozenTrial, space: Mapping[str, Float | Int | Choice]) -> dict[str, Any]:
     params = {
-        name: _from_choice(value, domain) if isinstance(domain := spec.space[name], Choice) else value
+        name: _from_choice(value, domain) if isinstance(domain := space[name], Choice) else value
         for name, value in trial.params.items()
     }
     state = {"COMPLETE": "complete", "PRUNED": "pruned"}.get(trial.state.name, "failed")

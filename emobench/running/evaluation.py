@@ -183,7 +183,7 @@ def evaluate(table: FeatureTable, job: Job) -> FoldResult:
     """Fit a job's model on its training rows and predict its test rows; never raises."""
     with _quiet() as (log, warned):
         try:
-            estimator = _estimator(job)
+            estimator = _estimator(job, table.spec.shape)
             started = time.perf_counter()
             _fit(estimator, table, job)
             fit_s = time.perf_counter() - started
@@ -217,7 +217,7 @@ def fit_everything(table: FeatureTable, job: Job) -> Fitted:
     """Fit a job's model on its training rows, tuned on them where the job says so, and export it; never raises."""
     with _quiet():
         try:
-            estimator = _estimator(job)
+            estimator = _estimator(job, table.spec.shape)
             _fit(estimator, table, job)
             tuning = _tuning_of(estimator, table, job)
         except (Exception, SystemExit) as error:  # as in `evaluate`
@@ -245,9 +245,9 @@ def _native_ms(estimator: Any, X: np.ndarray) -> float:
     return float(np.median(time_calls(lambda: estimator.predict(X), NATIVE_S))) / 1e6
 
 
-def _estimator(job: Job) -> Any:
+def _estimator(job: Job, shape: tuple[int, ...]) -> Any:
     if job.tuning is None:
-        return models.build(models.get_model(job.model), job.params, random_state=job.random_state)
+        return models.build(models.get_model(job.model), job.params, shape=shape, random_state=job.random_state)
     from emobench.models.tuning import TunedClassifier
 
     return TunedClassifier(
@@ -255,19 +255,19 @@ def _estimator(job: Job) -> Any:
         dict(job.params),
         n_trials=job.tuning.n_trials,
         inner_splits=job.tuning.inner_splits,
+        shape=shape,
         random_state=job.random_state,
         study=job.tuning.study,
     )
 
 
 def _fit(estimator: Any, table: FeatureTable, job: Job) -> None:
-    """Fit on the training rows and on nothing else; a tuned model is told who speaks in them."""
-    X, y = table.X[job.train], table.y[job.train]
+    """Fit on the training rows and on nothing else; a model that wants to know is told who speaks in them."""
+    X, y, speakers = table.X[job.train], table.y[job.train], np.array(table.speakers)[job.train]
     if job.tuning is None:
-        estimator.fit(X, y)
+        estimator.fit(X, y, **models.with_groups(models.get_model(job.model), speakers))
     else:
-        speakers, sexes = np.array(table.speakers)[job.train], np.array(table.sexes)[job.train]
-        estimator.fit(X, y, groups=speakers, strata=sexes)
+        estimator.fit(X, y, groups=speakers, strata=np.array(table.sexes)[job.train])
 
 
 def _tuning_of(estimator: Any, table: FeatureTable, job: Job) -> dict[str, Any] | None:

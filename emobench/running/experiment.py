@@ -45,13 +45,17 @@ class Entry:
     def identity(self) -> dict[str, Any]:
         """Return what an entry's results depend on, for job keys: never its name."""
         row = models.get_model(self.model.name)
+        space = models.describe_space(models.search_space(row, self.model.params))
         tuning = {"n_trials": self.n_trials, "inner_splits": self.inner_splits, "version": models.TUNING_VERSION}
         return {
-            "model": self.model.name,
-            "model_version": row.version,
-            "params": plain(models.settings(row, self.model.params)),
-            **({"tuning": {**tuning, "space": plain(models.describe_space(row))}} if self.is_tuned else {}),
+            **plain(models.describe(row, self.model.params)),
+            **({"tuning": {**tuning, "space": plain(space)}} if self.is_tuned else {}),
         }
+
+    def can_see(self, features: str) -> bool:
+        """Return whether the model takes features of this kind: a vector, or frames over time."""
+        row = models.get_model(self.model.name)
+        return get_features(features).kind in models.takes(row, self.model.params)
 
     def describe(self) -> dict[str, Any]:
         """Return the entry as ``run.json`` has it."""
@@ -64,7 +68,8 @@ def list_entries(config: RunConfig) -> list[Entry]:
     found = []
     for model in config.models:
         found.append(Entry(model.entry, model))
-        n_trials = tuning.trials_of(model) if tuning and models.get_model(model.name).space else 0
+        space = models.search_space(models.get_model(model.name), model.params)
+        n_trials = tuning.trials_of(model) if tuning and space else 0
         if tuning and n_trials:
             found.append(Entry(f"{model.entry}-tuned", model, n_trials, tuning.inner_splits))
     return found
@@ -123,6 +128,7 @@ class Experiment:
             for features in self.config.features
             for protocol in self.config.protocols
             for entry in list_entries(self.config)
+            if entry.can_see(features)
             for repeat in range(self.config.repeats)
             for fold in self.folds[dataset.name, protocol.label]
         ]
@@ -134,6 +140,7 @@ class Experiment:
             for dataset in self.datasets
             for features in self.config.features
             for entry in list_entries(self.config)
+            if entry.can_see(features)
         ]
 
     def _job(
@@ -222,6 +229,7 @@ def prepare(
         datasets.append(dataset)
     remarks = [*config.remarks, *(remark for dataset in datasets for remark in dataset.remarks)]
     n_told = len(remarks)
+    remarks += _unseen(config)
     for dataset in datasets:  # from names and labels alone, before any audio is read
         for protocol in config.protocols:
             remarks += _make_folds(config, dataset, protocol)[1]
@@ -244,6 +252,19 @@ def prepare(
     return Experiment(
         config, tuple(datasets), tables, folds, tuple(certificates), duplicates, tuple(dict.fromkeys(remarks))
     )
+
+
+def _unseen(config: RunConfig) -> list[str]:
+    """Return a remark for each entry and feature set that do not fit; refuse a config of which nothing is left."""
+    pairs = [(entry, name) for entry in list_entries(config) for name in config.features if not entry.is_tuned]
+    unseen = [
+        f"{entry.name} cannot see {name}, which is {'frames over time' if kind == 'frames' else 'a vector'}: no jobs"
+        for entry, name in pairs
+        if not entry.can_see(name) and (kind := get_features(name).kind)
+    ]
+    if len(unseen) == len(pairs):
+        raise ConfigError(f"No model of this config can see its features. {unseen[0]}. Change `models` or `features`.")
+    return unseen
 
 
 def run_name(config: RunConfig, datasets: Sequence[Dataset]) -> str:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emobench import models
 from emobench.config.schema import RunConfig
 from emobench.config.yaml import load_config
 from emobench.errors import (
@@ -18,7 +20,7 @@ from emobench.errors import (
     StorageError,
     listing,
 )
-from emobench.execution.workers import Crash, Pool, count_workers
+from emobench.execution.workers import WORKER_BYTES, Crash, Pool, count_workers
 from emobench.features import FeatureTable
 from emobench.files import hold, require_space, storage_errors, sweep
 from emobench.prediction import latency
@@ -261,19 +263,24 @@ def _read_holder(path: Path) -> str:
         return "another run"
 
 
-def _lazy_pool(stack: contextlib.ExitStack, n_workers: int, dask: str | None) -> Callable[[], Any]:
-    """Return a function that starts the workers, or finds them, when something must be computed at all."""
-    pools: list[Any] = []
+def _lazy_pool(stack: contextlib.ExitStack, n_workers: int, dask: str | None) -> Callable[..., Any]:
+    """Return a function that starts the workers, or finds them, when something must be computed at all.
 
-    def pool() -> Any:
-        if not pools:
-            if dask:
-                from emobench.execution.cluster import DaskPool
+    Asked for workers of another size, it ends those that there are and starts as many as fit into memory.
+    """
+    current = stack.enter_context(contextlib.ExitStack())
+    pools: dict[int, Any] = {}
 
-                pools.append(stack.enter_context(DaskPool(dask)))
-            else:
-                pools.append(stack.enter_context(Pool(n_workers)))
-        return pools[0]
+    def pool(worker_bytes: int = WORKER_BYTES) -> Any:
+        if dask:
+            from emobench.execution.cluster import DaskPool
+
+            return pools[0] if pools else pools.setdefault(0, current.enter_context(DaskPool(dask)))
+        if worker_bytes not in pools:
+            current.close()
+            pools.clear()
+            pools[worker_bytes] = current.enter_context(Pool(count_workers(n_workers, worker_bytes)))
+        return pools[worker_bytes]
 
     return pool
 
@@ -290,26 +297,37 @@ def _execute(
     fitted: list[tuple[Job, Fitted]] = []
     if not work:
         return fitted
-    work = sorted(work, key=lambda job: -experiment.cost_s(job))
-    tasks = [(_with_study(job, folder), experiment.tables[job.corpus, job.features]) for job in work]
     limit_s = experiment.config.job_timeout_s
     limit = {} if limit_s is None else {"timeout_s": limit_s}
-    total_s, done_s = sum(map(experiment.cost_s, work)), 0.0
+    total_s, done_s, n_done = sum(map(experiment.cost_s, work)), 0.0, 0
     with reporter.track("jobs", len(work)) as advance:
-        for n_done, (position, outcome) in enumerate(pool().run(_perform, tasks, **limit), start=1):
-            job = work[position]
-            done_s += experiment.cost_s(job)
-            if not len(job.test):
-                fitted.append((job, Fitted(error=str(outcome)) if isinstance(outcome, Crash) else outcome))
-            elif isinstance(outcome, Crash):
-                finished[job.key] = FoldResult(job.key, error=str(outcome))
-            else:
-                finished[job.key] = outcome
-                if not outcome.error:
-                    _check_fitted_rows(experiment, job, outcome)
-                    journal.write_finished(folder, outcome)
-            advance(n_done, job.title, share=done_s / total_s)
+        for worker_bytes, phase in _phases(experiment, work):
+            tasks = [(_with_study(job, folder), experiment.tables[job.corpus, job.features]) for job in phase]
+            for position, outcome in pool(worker_bytes).run(_perform, tasks, **limit):
+                job = phase[position]
+                if not len(job.test):
+                    fitted.append((job, Fitted(error=str(outcome)) if isinstance(outcome, Crash) else outcome))
+                elif isinstance(outcome, Crash):
+                    finished[job.key] = FoldResult(job.key, error=str(outcome))
+                else:
+                    finished[job.key] = outcome
+                    if not outcome.error:
+                        _check_fitted_rows(experiment, job, outcome)
+                        journal.write_finished(folder, outcome)
+                n_done, done_s = n_done + 1, done_s + experiment.cost_s(job)
+                advance(n_done, job.title, share=done_s / total_s)
     return fitted
+
+
+def _phases(experiment: Experiment, work: Sequence[Job]) -> list[tuple[int, list[Job]]]:
+    """Return jobs by the memory that their workers take, the least first, and the longest job of each first.
+
+    So only workers with a network to train ever import TensorFlow, and there are no more of them than fit.
+    """
+    phases = defaultdict(list)
+    for job in sorted(work, key=lambda job: -experiment.cost_s(job)):
+        phases[models.get_model(job.model).memory_bytes].append(job)
+    return sorted(phases.items())
 
 
 def _save_bundles(
