@@ -141,8 +141,8 @@ def _tables(sr: int, n_mfcc: int) -> _Tables:
     return _Tables(window.astype(np.float32), tuple(blocks), np.ascontiguousarray(cosines, dtype=np.float32))
 
 
-def mel_filters(sr: int) -> np.ndarray:
-    """Return the filters of ``librosa.filters.mel(sr=sr, n_fft=2048)``: triangles of equal area on Slaney's scale.
+def mel_filters(sr: int, *, n_fft: int = N_FFT, n_mels: int = N_MELS, lowest_hz: float = 0.0) -> np.ndarray:
+    """Return the filters of `librosa.filters.mel`: triangles of equal area on Slaney's scale, `lowest_hz` to `sr` / 2.
 
     Returns
     -------
@@ -152,8 +152,8 @@ def mel_filters(sr: int) -> np.ndarray:
     ----------
     Slaney (1998), Auditory Toolbox, version 2, Interval Research technical report 1998-010.
     """
-    edges_hz = _mel_to_hz(np.linspace(0.0, _hz_to_mel(sr / 2), N_MELS + 2))
-    bins_hz = np.arange(1 + N_FFT // 2) * (sr / N_FFT)
+    edges_hz = _mel_to_hz(np.linspace(_hz_to_mel(lowest_hz), _hz_to_mel(sr / 2), n_mels + 2))
+    bins_hz = np.arange(1 + n_fft // 2) * (sr / n_fft)
     widths_hz = np.diff(edges_hz)
     ramps = edges_hz[:, np.newaxis] - bins_hz
     rising, falling = -ramps[:-2] / widths_hz[:-1, np.newaxis], ramps[2:] / widths_hz[1:, np.newaxis]
