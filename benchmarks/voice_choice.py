@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """How `voice` and the defaults of `logistic` and `knn` were chosen, and what came of it.
 
-Everything is chosen on actors 01-12 of RAVDESS, leaving one speaker out: the figures of `choose`. EmoBox's folds over
-all actors, and actors 13-24 apart, only tell what the finished set is worth: the figures of `report`.
+Everything is chosen on actors 01-12 of RAVDESS, leaving one speaker out: `choose` shows the finished set, its blocks
+and the neighbours of its constants. `report` tells what it is worth on the folds of EmoBox and on actors 13-24 apart.
 
 usage: voice_choice.py RAVDESS [--step choose|costs|report] [--models logistic,svm,knn,mlp,xgboost]
 """
