@@ -141,6 +141,12 @@ def test_mel_filters_equal_librosa(sr):
     np.testing.assert_allclose(mel_filters(sr), expected, rtol=0, atol=1e-6 * expected.max())
 
 
+def test_mel_filters_of_any_number_of_bands_equal_librosa():
+    expected = librosa.filters.mel(sr=16_000, n_fft=512, n_mels=26, fmin=60)
+    found = mel_filters(16_000, n_fft=512, n_mels=26, lowest_hz=60)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6 * expected.max())
+
+
 @pytest.mark.parametrize("n_mfcc", [1, 13, 40, 128])
 def test_mfcc_equals_librosa_frame_by_frame(n_mfcc):
     signal = make_noise(30_000)
@@ -242,6 +248,10 @@ def test_row_is_named_as_its_key_and_its_target_exists(spec):
     assert callable(resolve(spec.frames))
     assert callable(resolve(spec.summary))
     assert spec.title
+
+
+def test_every_number_of_a_row_has_a_name_of_its_own(spec):
+    assert len(set(spec.names)) == len(spec.names) == spec.n_features
 
 
 def test_unknown_features_are_refused_with_the_nearest_name():

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from emobench.features.voice import NAMES as VOICE_NAMES
+from emobench.features.voice import SR as VOICE_SR
 from emobench.files import digest
 from emobench.registry import lookup, resolve
 
@@ -34,6 +36,8 @@ class FeatureSpec:
         parameters.
     summary : str
         ``"module:function"`` called as ``summary(frames)``; returns float32 of shape (n_features,).
+    names : tuple of str
+        What each number is, in order; empty where they have no names.
     version : int
         Raised when the same signal gives other numbers.
     sr : int
@@ -49,6 +53,7 @@ class FeatureSpec:
     frames: str
     summary: str
     n_features: int
+    names: tuple[str, ...] = ()
     version: int = 1
     sr: int = 22_050
     min_samples: int = 1
@@ -123,6 +128,7 @@ FEATURES: dict[str, FeatureSpec] = {
             frames="emobench.features.mfcc:mfcc",
             summary="emobench.features.mfcc:time_mean",
             n_features=40,
+            names=tuple(f"mfcc{number:02d}.mean" for number in range(40)),
             params={"n_mfcc": 40},
         ),
         FeatureSpec(
@@ -131,8 +137,22 @@ FEATURES: dict[str, FeatureSpec] = {
             frames="emobench.features.mfcc:mfcc",
             summary="emobench.features.mfcc:time_statistics",
             n_features=160,
+            names=tuple(
+                f"mfcc{number:02d}.{statistic}"
+                for statistic in ("mean", "sd", "delta.sd", "delta2.sd")
+                for number in range(40)
+            ),
             min_samples=8 * 512,  # nine frames, centred on every 512th sample
             params={"n_mfcc": 40},
+        ),
+        FeatureSpec(
+            name="voice",
+            title="Statistics of pitch, voice quality, spectrum, rhythm and modulation; the level is normalised",
+            frames="emobench.features.voice:describe",
+            summary="emobench.features.voice:summarise",
+            n_features=len(VOICE_NAMES),
+            names=VOICE_NAMES,
+            sr=VOICE_SR,
         ),
     )
 }

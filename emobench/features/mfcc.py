@@ -141,8 +141,8 @@ def _tables(sr: int, n_mfcc: int) -> _Tables:
     return _Tables(window.astype(np.float32), tuple(blocks), np.ascontiguousarray(cosines, dtype=np.float32))
 
 
-def mel_filters(sr: int, *, n_fft: int = N_FFT, n_mels: int = N_MELS) -> np.ndarray:
-    """Return ``librosa.filters.mel(sr=sr, n_fft=n_fft, n_mels=n_mels)``: triangles of equal area on Slaney's scale.
+def mel_filters(sr: int, *, n_fft: int = N_FFT, n_mels: int = N_MELS, lowest_hz: float = 0.0) -> np.ndarray:
+    """Return the filters of `librosa.filters.mel`: triangles of equal area on Slaney's scale, `lowest_hz` to `sr` / 2.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def mel_filters(sr: int, *, n_fft: int = N_FFT, n_mels: int = N_MELS) -> np.ndar
     ----------
     Slaney (1998), Auditory Toolbox, version 2, Interval Research technical report 1998-010.
     """
-    edges_hz = _mel_to_hz(np.linspace(0.0, _hz_to_mel(sr / 2), n_mels + 2))
+    edges_hz = _mel_to_hz(np.linspace(_hz_to_mel(lowest_hz), _hz_to_mel(sr / 2), n_mels + 2))
     bins_hz = np.arange(1 + n_fft // 2) * (sr / n_fft)
     widths_hz = np.diff(edges_hz)
     ramps = edges_hz[:, np.newaxis] - bins_hz

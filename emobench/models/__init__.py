@@ -188,6 +188,22 @@ MODELS: dict[str, ModelSpec] = {
             space={"C": Float(0.3, 100.0, log=True), "gamma": Float(2e-3, 0.2, log=True)},
         ),
         ModelSpec(
+            name="logistic",
+            title="Logistic regression, strongly regularised (scikit-learn)",
+            estimator="sklearn.linear_model:LogisticRegression",
+            defaults={"C": 0.01, "max_iter": 1000},
+            cost=0.3,
+            space={"C": Float(1e-4, 1.0, log=True)},
+        ),
+        ModelSpec(
+            name="knn",
+            title="Nearest neighbours, the nearer the weightier (scikit-learn)",
+            estimator="sklearn.neighbors:KNeighborsClassifier",
+            defaults={"n_neighbors": 15, "weights": "distance", "algorithm": "brute"},
+            cost=0.2,
+            space={"n_neighbors": Int(3, 51, step=4), "weights": Choice(("uniform", "distance"))},
+        ),
+        ModelSpec(
             name="xgboost",
             title="Gradient-boosted trees (XGBoost)",
             estimator="emobench.models.boosting:XGBoostClassifier",
