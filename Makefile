@@ -87,8 +87,12 @@ $(VENV)/.python:
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.python pyproject.toml constraints.txt
-	@echo "Installing emobench into $(VENV). Its libraries are large: this takes a few minutes."
-	@$(PIP) --constraint constraints.txt --editable .
+	@echo "Installing emobench into $(VENV). Its libraries are large (2.6 GB): this takes a few minutes."
+	@$(PIP) --constraint constraints.txt --editable . & pid=$$!; n=0; \
+	while kill -0 $$pid 2>/dev/null; do \
+		sleep 1; n=$$((n + 1)); \
+		[ $$((n % 20)) -ne 0 ] || echo "Still installing: $$(du -sh $(VENV) | cut -f1) so far"; \
+	done; wait $$pid
 	@touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed

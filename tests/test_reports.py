@@ -16,7 +16,7 @@ from sklearn.metrics import confusion_matrix
 
 from emobench.cli.main import main
 from emobench.errors import ConfigError, DataError
-from emobench.reports import derivation, timing
+from emobench.reports import derivation, figures, timing
 from emobench.reports.page import MAX_EXCLUDED
 from emobench.reports.page import _summary as summary
 from emobench.running.runner import run
@@ -421,6 +421,16 @@ def test_figures_have_no_formulas_and_no_covered_or_cut_names(slowest_ms):
     heights = sorted(y for _, y in places.values())
     assert min(np.diff(heights)) > 11  # points; the letters have nine
     assert all(x + 6 * len(name) < width for name, (x, _) in places.items())
+
+
+@pytest.mark.parametrize("highest", np.arange(0.50, 0.561, 0.005).round(3))
+def test_last_tick_of_a_figure_is_not_cut(highest):
+    board = pd.DataFrame([{"entry": "svm", "uar": 0.4, "uar_low": 0.3, "uar_high": highest, "rank_group": 1}])
+    figure = figures.forest(board, chance=0.2)
+    width = float(re.search(r'viewBox="0 0 ([\d.]+)', figure)[1])
+    ticks = re.findall(r'text-anchor: middle[^>]*? x="([\d.]+)"[^>]*>([\d.]+)<', figure)
+    assert len(ticks) > 3
+    assert all(float(x) + 2.8 * len(text) < width for x, text in ticks)  # points; half of the letters
 
 
 def test_page_shows_what_tuning_chose_in_each_fold():

@@ -240,7 +240,7 @@ def _canvas(n_rows: float, *, left: int, right: int = 0, has_legend: bool = Fals
     from matplotlib.figure import Figure
 
     top_in, bottom_in, left_in = 0.08 + 0.22 * has_legend, 0.48, 0.15 + 0.085 * left
-    right_in = 0.1 + (0.15 + 0.085 * right) * bool(right)
+    right_in = 0.2 + (0.05 + 0.085 * right) * bool(right)  # the last tick may lie on the edge
     height_in = top_in + 0.3 * (n_rows + 1) + bottom_in
     figure = Figure(figsize=(WIDTH_IN, height_in))
     figure.subplots_adjust(left_in / WIDTH_IN, bottom_in / height_in, 1 - right_in / WIDTH_IN, 1 - top_in / height_in)

@@ -413,8 +413,7 @@ def _chosen(trials: pd.DataFrame, run: Mapping[str, Any]) -> list[dict[str, Any]
         for name in sorted({name for params in chosen for name in params}):
             values = [params.get(name, given.get(name)) for params in chosen]
             n_kept = sum(name not in params for params in chosen)
-            kept = f"{n_kept} of {len(chosen)}" if n_kept else ""
-            row = [entry, name, _summary(values), _value(given.get(name)), kept]
+            row = [entry, name, _summary(values), _value(given.get(name)), f"{n_kept} of {len(chosen)}"]
             boards.setdefault(tuple(board), []).append(row)
         if not any(chosen):
             row = [entry, "all", "the defaults", "", f"{len(chosen)} of {len(chosen)}"]
