@@ -26,7 +26,7 @@ from emobench.models import (
 from emobench.registry import resolve
 
 ROOT = Path(__file__).parents[1]
-QUICK = {"cnn": {"epochs": 40, "filters": 16}, "mlp": {"hidden_layer_sizes": [16]}, "xgboost": {"n_estimators": 15}}
+QUICK = {"cnn": {"epochs": 40, "options": {"filters": 16}}, "keras": {"epochs": 40, "options": {"filters": 16}}, "mlp": {"hidden_layer_sizes": [16]}, "xgboost": {"n_estimators": 15}}
 LABELS = np.array(["angry", "calm", "happy", "sad"])
 N_FEATURES = 20
 
@@ -229,7 +229,7 @@ def test_row_added_to_the_table_is_found(monkeypatch):
 
 
 def test_get_model_of_a_typo_names_the_nearest(plugin):
-    with pytest.raises(UnknownNameError, match=r"Unknown model 'svn'\. Did you mean 'svm'\? .*cnn, dummy, lda, mlp"):
+    with pytest.raises(UnknownNameError, match=r"Unknown model 'svn'\. Did you mean 'svm'\? .*cnn, dummy, keras, knn, lda, logistic, mlp"):
         get_model("svn")
 
 
@@ -265,9 +265,11 @@ REFUSED = [
     ("mlp", {"hidden_layer_sizes": [[16]]}, "must be a number"),
     ("mlp", {"hidden_layer_sizes": "16"}, "Got '16'"),
     ("mlp", {"hidden_layer_size": [16]}, "Did you mean 'hidden_layer_sizes'"),
-    ("cnn", {"epochs": 0}, "epochs .* Got 0"),
+    ("cnn", {"epochs": 0}, "'epochs' .* Got 0"),
     ("cnn", {"epochs": True}, "epochs .* Got True"),
-    ("cnn", {"dropout": 1.0}, r"dropout .* Got 1\.0"),
+    ("cnn", {"dropout": 0.5}, "Unknown parameter 'dropout'"),
+    ("cnn", {"options": {"dropuot": 0.5}}, "Did you mean 'dropout'"),
+    ("keras", {"network": "refrence"}, "Did you mean 'reference'"),
     ("cnn", {"learning_rate": "1e-3"}, "learning_rate .* Got '1e-3'"),
     ("xgboost", {"n_estimators": 0}, "n_estimators .* Got 0"),
     ("xgboost", {"learning_rate": -0.1}, r"learning_rate .* Got -0\.1"),

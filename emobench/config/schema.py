@@ -27,7 +27,7 @@ from pydantic import (
 from emobench import features, metrics, models
 from emobench.audio import AudioPolicy
 from emobench.corpora import get_corpus
-from emobench.errors import ConfigError, did_you_mean
+from emobench.errors import ConfigError, UnknownNameError, did_you_mean
 from emobench.protocols import get_protocol
 
 SCHEMA_VERSION = 1
@@ -141,7 +141,8 @@ class ModelConfig(_Closed):
             try:
                 models.check_parameters(spec, self.params)
             except ConfigError as error:
-                faults.append((("params",), str(error)))
+                key = "network" if isinstance(error, UnknownNameError) else "options"
+                faults.append((("params", key) if key in self.params else ("params",), str(error)))
         if faults:
             raise LocatedError(*faults)
         return self
