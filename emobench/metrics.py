@@ -32,7 +32,7 @@ from emobench.registry import lookup, resolve
 N_BINS = 15
 NO_PROBABILITIES = "the model gives no probabilities"
 RECALL = "recall_"  # of one class: recall_<class>
-CHUNK = 2**17  # numbers that AUROC works on at a time: what a processor's cache holds
+CHUNK = 2**16  # numbers that AUROC works on at a time: what a processor's cache holds
 
 
 @dataclass(frozen=True)
@@ -358,22 +358,24 @@ def auroc_of_speakers(y_true: np.ndarray, proba: np.ndarray, speaker: np.ndarray
     Radiology 143.
     """
     shape = (speaker.max() + 1, proba.shape[1])
-    n_true = np.bincount(speaker * shape[1] + y_true, minlength=math.prod(shape)).reshape(shape).astype(float)
+    n_true = np.bincount(speaker * shape[1] + y_true, minlength=math.prod(shape)).reshape(shape)
     wins_of = [_wins(chances, y_true == code, speaker, shape[0]) for code, chances in enumerate(proba.T)]
 
     def score(weights: np.ndarray) -> np.ndarray:
-        drawn = weights @ n_true
-        n_pairs = drawn * (drawn.sum(axis=1, keepdims=True) - drawn)
-        wins = np.column_stack([wins(weights) for wins in wins_of])
-        return ratio(wins, n_pairs).mean(axis=1)
+        drawn = weights.T.astype(np.int32, order="C")
+        of_class = n_true.T @ drawn
+        n_pairs = of_class * (of_class.sum(axis=0) - of_class)
+        return ratio(np.stack([wins(drawn) for wins in wins_of]), n_pairs).mean(axis=0)
 
-    return score
+    return lambda weights: np.concatenate(
+        [score(part) for part in np.array_split(weights, math.ceil(len(weights) * len(y_true) / CHUNK))]
+    )
 
 
 def _wins(
     chances: np.ndarray, is_own: np.ndarray, speaker: np.ndarray, n_speakers: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the won pairs of a class's own utterances as a function of weights, (r, n_speakers) → (r,).
+    """Return the won pairs of a class's own utterances as a function of weights, int (n_speakers, r) → (r,).
 
     The others stand in the order of their probability, so that what an utterance beats is a running sum of weights.
     Where speakers are few, the pairs that each two of them win are counted once for all.
@@ -382,21 +384,17 @@ def _wins(
     own, others, known = speaker[is_own], speaker[~is_own][order], chances[~is_own][order]
     below, up_to = (np.searchsorted(known, chances[is_own], side=side) for side in ("left", "right"))
 
-    def beaten(weights: np.ndarray) -> np.ndarray:
-        """Return what each own utterance beats, (n_speakers, r) → (n_own, r)."""
-        passed = np.vstack([np.zeros_like(weights[:1]), weights[others].cumsum(axis=0)])
-        return (passed[below] + passed[up_to]) / 2
+    def beaten(drawn: np.ndarray) -> np.ndarray:
+        """Return twice what each own utterance beats, (n_speakers, r) → (n_own, r)."""
+        passed = np.zeros((len(others) + 1, drawn.shape[1]), dtype=np.int32)
+        drawn[others].cumsum(axis=0, out=passed[1:])
+        return passed[below] + passed[up_to]
 
-    if n_speakers**2 <= len(chances):
-        one_each = np.eye(n_speakers)[:, :, None]
-        pairs = np.column_stack([np.bincount(own, beaten(one)[:, 0], n_speakers) for one in one_each])
-        return lambda weights: ((weights @ pairs) * weights).sum(axis=1)
-
-    def wins(weights: np.ndarray) -> np.ndarray:
-        parts = np.array_split(weights.T, math.ceil(weights.shape[0] * len(chances) / CHUNK), axis=1)
-        return np.concatenate([(part[own] * beaten(part)).sum(axis=0) for part in map(np.ascontiguousarray, parts)])
-
-    return wins
+    if n_speakers**2 > len(chances):
+        return lambda drawn: (drawn[own] * beaten(drawn)).sum(axis=0) / 2
+    one_each = np.eye(n_speakers, dtype=np.int32)[:, :, None]
+    pairs = np.column_stack([np.bincount(own, beaten(one)[:, 0], n_speakers) for one in one_each]) / 2
+    return lambda drawn: (drawn * (pairs @ drawn)).sum(axis=0)
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -327,7 +327,7 @@ def _fold_scorer(counts: Counts, row: MetricSpec) -> tuple[Callable[[np.ndarray]
     def score(weights: np.ndarray) -> tuple[np.ndarray, str]:
         total, whole, problem = *np.zeros((2, len(weights), *shape)), ""
         for repeat, members, n_each, weighted in folds if is_defined else []:
-            drawn = weights[:, members].astype(float)
+            drawn = weights[:, members]
             values, wrong = evaluate(weighted, drawn, shape=weights.shape[:1])
             share = np.where(np.isnan(values), 0, drawn @ n_each / n_each.sum())
             total[:, repeat] += share * np.nan_to_num(values)
