@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 MAX_EXCLUDED = 200
+MAX_WORST = 20
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _board(
     first, scored = part.iloc[0], part[part["uar"].notna()]
     names, chance = list(scored["entry"]), 1 / len(classes)
     without = set(of_board("intervals").loc[lambda table: table["reason"] == NO_PROBABILITIES, "entry"])
-    drawn = {"forest": "", "speakers": "", "trade_off": ""}
+    drawn = {"forest": "", "speakers": "", "trade_off": "", "many_speakers": None}
     if names:
         sliced = of_board("slices")
         per_speaker = sliced[(sliced["slice"] == "speaker") & (sliced["statistic"] == "uar")]
@@ -134,6 +135,8 @@ def _board(
         per_speaker = per_speaker.set_index("entry").loc[names].reset_index()
         drawn["forest"] = Markup(figures.forest(scored, chance=chance))
         drawn["speakers"] = Markup(figures.speakers(per_speaker, chance=chance))
+        if len(per_speaker) > figures.MAX_POINTS * len(names):
+            drawn["many_speakers"] = _many_speakers(per_speaker, names)
         timed = scored[scored["latency_p50_ms"].notna()]
         if len(timed):
             drawn["trade_off"] = Markup(figures.trade_off(timed))
@@ -198,6 +201,17 @@ def _slices(slices: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
         headings = [titles[statistic].format(value) for statistic, value in columns]
         found.append({"name": kind, "table": Table(["entry", *headings], rows), "reasons": _reasons(part)})
     return found
+
+
+def _many_speakers(per_speaker: pd.DataFrame, names: Sequence[str]) -> dict[str, Table]:
+    """Return quantiles of the speakers' UAR, a row an entry, and the worst speakers by name, a column an entry."""
+    quantiles, worst = [], []
+    for name in names:
+        uars = per_speaker[per_speaker["entry"] == name].set_index("speaker")["uar"].sort_values(kind="stable")
+        quantiles.append([name, *map(figure, uars.quantile([0, *figures.QUANTILES, 1]))])
+        worst.append([f"{speaker} ({figure(uar)})" for speaker, uar in uars.head(MAX_WORST).items()])
+    headings = ["entry", "worst", *(f"{share:.0%}" for share in figures.QUANTILES), "best"]
+    return {"quantiles": Table(headings, quantiles), "worst": Table(names, list(zip(*worst, strict=True)), len(names))}
 
 
 def _column(row: Mapping[str, Any]) -> str:
