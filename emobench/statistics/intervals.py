@@ -59,7 +59,7 @@ class Spread:
     by_repeat : array of shape (n_repeats,)
         Of all speakers; their mean is `observed`.
     problem : str
-        What was wrong with the metric's functions.
+        Why the metric has no values; empty where it has.
     """
 
     observed: float
@@ -106,7 +106,11 @@ def spreads(
     return [
         {
             row.name: Spread(
-                float(of_all[i][j].mean()), resampled[i, j], left_out[i, j], of_all[i][j], scorer.problems[row.name]
+                float(of_all[i][j].mean()),
+                resampled[i, j],
+                left_out[i, j],
+                of_all[i][j],
+                scorer.problems.get(row.name, ""),
             )
             for j, row in enumerate(rows)
         }
