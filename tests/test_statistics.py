@@ -633,6 +633,15 @@ def test_memory_does_not_grow_with_the_square_of_speakers():
     assert all(one.low < one.high for one in found)
 
 
+def test_cost_grows_with_speakers_and_entries():
+    sizes = {"n_classes": 5}
+    seconds, n_bytes = description.cost(20_000, 20_000, n_entries=4, **sizes)
+    assert 10 < seconds < 60
+    assert 1e8 < n_bytes < 1e9
+    assert description.cost(24, 960, n_entries=9, **sizes)[0] < 3
+    assert description.cost(40_000, 40_000, n_entries=4, **sizes) == pytest.approx((2 * seconds, 2 * n_bytes))
+
+
 # --- many entries ----------------------------------------------------------------------------------------------------
 
 
