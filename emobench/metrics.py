@@ -26,13 +26,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from emobench.errors import ConfigError
+from emobench.errors import ConfigError, EmobenchError
 from emobench.registry import lookup, resolve
 
 N_BINS = 15
 NO_PROBABILITIES = "the model gives no probabilities"
 RECALL = "recall_"  # of one class: recall_<class>
-CHUNK = 2**17  # numbers that AUROC works on at a time: what a processor's cache holds
+CHUNK = 2**16  # numbers that AUROC works on at a time: what a processor's cache holds
+
+
+class MetricError(EmobenchError, ValueError):
+    """A metric has no value, and why: the model gives no probabilities, or the metric's row is wrong.
+
+    A row may be anybody's: whoever scores leaves its values NaN, with this message for a reason, and goes on.
+    """
 
 
 @dataclass(frozen=True)
@@ -163,50 +170,46 @@ def recall_of(codes: Sequence[int], name: str = "uar", title: str = "Mean recall
     return MetricSpec(name, title, score, range=(0, 1), codes=tuple(codes))
 
 
-def evaluate(row: MetricSpec, *arguments: np.ndarray, shape: tuple[int, ...]) -> tuple[np.ndarray, str]:
-    """Score what a row is of; return values, NaN where they are not finite, and what is wrong with the row if anything.
+def evaluate(row: MetricSpec, *arguments: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Score what a row is of; return values of this shape, NaN where they are not finite.
 
-    A row may be anybody's: one that raises, or returns another shape than `shape`, has no values and takes nothing else
-    down. It sees its arguments, but cannot change them.
+    Raises
+    ------
+    MetricError
+        If the row's function raises or returns another shape. It sees its arguments, but cannot change them.
     """
-    values, problem = _call(row, row.score, *arguments)
-    if problem:
-        return np.full(shape, np.nan), problem
-    if np.shape(values) != shape:
-        return np.full(shape, np.nan), f"{row.name} returned an array of shape {np.shape(values)} instead of {shape}"
-    return np.where(np.isfinite(values), values, np.nan), ""
+    values = np.asarray(_call(row, row.score, *arguments))
+    if values.shape != shape:
+        raise MetricError(f"{row.name} returned an array of shape {values.shape} instead of {shape}")
+    return np.where(np.isfinite(values), values, np.nan)
 
 
-def losses_of(row: MetricSpec, y_true: np.ndarray, proba: np.ndarray) -> tuple[np.ndarray, str]:
-    """Return what each utterance costs, shape (n, m), and what is wrong with the row; see `evaluate`."""
-    losses, problem = _call(row, row.losses, y_true, proba)
-    if not problem and (np.ndim(losses) not in (1, 2) or len(losses) != len(y_true)):
-        problem = f"losses of {row.name} have the shape {np.shape(losses)} for {len(y_true)} utterances"
-    return (np.full((len(y_true), 1), np.nan), problem) if problem else (losses.reshape(len(y_true), -1), "")
+def losses_of(row: MetricSpec, y_true: np.ndarray, proba: np.ndarray) -> np.ndarray:
+    """Return what each utterance costs, shape (n, m); raise as `evaluate` does."""
+    losses = np.asarray(_call(row, row.losses, y_true, proba))
+    if losses.ndim not in (1, 2) or len(losses) != len(y_true):
+        raise MetricError(f"losses of {row.name} have the shape {losses.shape} for {len(y_true)} utterances")
+    return losses.reshape(len(y_true), -1)
 
 
-def by_weights(row: MetricSpec, y_true: np.ndarray, proba: np.ndarray, speaker: np.ndarray) -> tuple[MetricSpec, str]:
-    """Return a metric of predictions of one fold as a row of which `score` takes weights, and what is wrong with it.
+def by_weights(row: MetricSpec, y_true: np.ndarray, proba: np.ndarray, speaker: np.ndarray) -> MetricSpec:
+    """Return a metric of predictions of one fold as a row whose `score` takes weights; raise as `evaluate` does.
 
     Without an interval of its own it is known of all speakers only.
     """
     if row.interval is not None:
-        function, problem = _call(row, row.interval, y_true, proba, speaker)
-        value = math.nan
-    else:
-        value, problem = evaluate(row, y_true, proba, shape=())
-    if problem or row.interval is None:
-        return replace(row, score=lambda weights: np.where((weights == 1).all(axis=1), value, np.nan)), problem
-    return replace(row, score=function), ""
+        return replace(row, score=_call(row, row.interval, y_true, proba, speaker))
+    value = evaluate(row, y_true, proba, shape=())
+    return replace(row, score=lambda weights: np.where((weights == 1).all(axis=1), value, np.nan))
 
 
-def _call(row: MetricSpec, function: str | Callable[..., Any], *arguments: np.ndarray) -> tuple[Any, str]:
+def _call(row: MetricSpec, function: str | Callable[..., Any], *arguments: np.ndarray) -> Any:
     try:
         with np.errstate(all="ignore"):
             found = resolve(function)(*(np.broadcast_to(argument, np.shape(argument)) for argument in arguments))
-        return (found if callable(found) else np.asarray(found, dtype=float)), ""
+        return found if callable(found) else np.asarray(found, dtype=float)
     except Exception as error:  # whatever somebody else's function may raise
-        return None, f"{row.name} failed: {type(error).__name__}: {error}"
+        raise MetricError(f"{row.name} failed: {type(error).__name__}: {error}") from error
 
 
 def score(
@@ -222,23 +225,23 @@ def score(
     proba : array of shape (n, n_classes), optional
         None for a model without probabilities.
     """
-    row, n, problem = get_metric(name), np.array(len(y_true)), ""
-    if row.needs_probabilities and proba is None:
-        return math.nan, NO_PROBABILITIES
-    if row.of == "tables":
-        arguments = [confusion(y_true, y_pred, n_classes)]
-    elif row.of == "losses":
-        losses, problem = losses_of(row, y_true, proba)
-        arguments = [losses.sum(axis=0), n]
-    else:
-        arguments = [y_true, proba]
-    value, reason = evaluate(row, *arguments, shape=())
-    n_true = np.bincount(y_true, minlength=n_classes)
-    return float(value), problem or reason or (why_nan(row, n_true) if np.isnan(value) else "")
+    row = get_metric(name)
+    try:
+        if row.of == "tables":
+            value = evaluate(row, confusion(y_true, y_pred, n_classes), shape=())
+        elif proba is None:
+            return math.nan, NO_PROBABILITIES
+        elif row.of == "losses":
+            value = evaluate(row, losses_of(row, y_true, proba).sum(axis=0), np.array(len(y_true)), shape=())
+        else:
+            value = evaluate(row, y_true, proba, shape=())
+    except MetricError as error:
+        return math.nan, str(error)
+    return float(value), why_nan(row, np.bincount(y_true, minlength=n_classes)) if np.isnan(value) else ""
 
 
 def why_nan(row: MetricSpec, n_true: np.ndarray) -> str:
-    """Say why a metric whose functions work is not defined, from the utterances of each class."""
+    """Say why a metric is not defined, from the utterances of each class."""
     if absent := int((n_true == 0).sum()):
         return f"no test utterance of {absent} of the {len(n_true)} declared classes"
     return f"{row.name} is not defined of these predictions"
@@ -358,22 +361,24 @@ def auroc_of_speakers(y_true: np.ndarray, proba: np.ndarray, speaker: np.ndarray
     Radiology 143.
     """
     shape = (speaker.max() + 1, proba.shape[1])
-    n_true = np.bincount(speaker * shape[1] + y_true, minlength=math.prod(shape)).reshape(shape).astype(float)
+    n_true = np.bincount(speaker * shape[1] + y_true, minlength=math.prod(shape)).reshape(shape)
     wins_of = [_wins(chances, y_true == code, speaker, shape[0]) for code, chances in enumerate(proba.T)]
 
     def score(weights: np.ndarray) -> np.ndarray:
-        drawn = weights @ n_true
-        n_pairs = drawn * (drawn.sum(axis=1, keepdims=True) - drawn)
-        wins = np.column_stack([wins(weights) for wins in wins_of])
-        return ratio(wins, n_pairs).mean(axis=1)
+        drawn = weights.T.astype(np.int32, order="C")
+        of_class = n_true.T @ drawn
+        n_pairs = of_class * (of_class.sum(axis=0) - of_class)
+        return ratio(np.stack([wins(drawn) for wins in wins_of]), n_pairs).mean(axis=0)
 
-    return score
+    return lambda weights: np.concatenate(
+        [score(part) for part in np.array_split(weights, math.ceil(len(weights) * len(y_true) / CHUNK))]
+    )
 
 
 def _wins(
     chances: np.ndarray, is_own: np.ndarray, speaker: np.ndarray, n_speakers: int
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Return the won pairs of a class's own utterances as a function of weights, (r, n_speakers) → (r,).
+    """Return the won pairs of a class's own utterances as a function of weights, int (n_speakers, r) → (r,).
 
     The others stand in the order of their probability, so that what an utterance beats is a running sum of weights.
     Where speakers are few, the pairs that each two of them win are counted once for all.
@@ -382,21 +387,17 @@ def _wins(
     own, others, known = speaker[is_own], speaker[~is_own][order], chances[~is_own][order]
     below, up_to = (np.searchsorted(known, chances[is_own], side=side) for side in ("left", "right"))
 
-    def beaten(weights: np.ndarray) -> np.ndarray:
-        """Return what each own utterance beats, (n_speakers, r) → (n_own, r)."""
-        passed = np.vstack([np.zeros_like(weights[:1]), weights[others].cumsum(axis=0)])
-        return (passed[below] + passed[up_to]) / 2
+    def beaten(drawn: np.ndarray) -> np.ndarray:
+        """Return twice what each own utterance beats, (n_speakers, r) → (n_own, r)."""
+        passed = np.zeros((len(others) + 1, drawn.shape[1]), dtype=np.int32)
+        drawn[others].cumsum(axis=0, out=passed[1:])
+        return passed[below] + passed[up_to]
 
-    if n_speakers**2 <= len(chances):
-        one_each = np.eye(n_speakers)[:, :, None]
-        pairs = np.column_stack([np.bincount(own, beaten(one)[:, 0], n_speakers) for one in one_each])
-        return lambda weights: ((weights @ pairs) * weights).sum(axis=1)
-
-    def wins(weights: np.ndarray) -> np.ndarray:
-        parts = np.array_split(weights.T, math.ceil(weights.shape[0] * len(chances) / CHUNK), axis=1)
-        return np.concatenate([(part[own] * beaten(part)).sum(axis=0) for part in map(np.ascontiguousarray, parts)])
-
-    return wins
+    if n_speakers**2 > len(chances):
+        return lambda drawn: (drawn[own] * beaten(drawn)).sum(axis=0) / 2
+    one_each = np.eye(n_speakers, dtype=np.int32)[:, :, None]
+    pairs = np.column_stack([np.bincount(own, beaten(one)[:, 0], n_speakers) for one in one_each]) / 2
+    return lambda drawn: (drawn * (pairs @ drawn)).sum(axis=0)
 
 
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -184,7 +184,10 @@ def test_wrong_value_is_refused_with_key_line_and_what_to_do(line, says):
 @pytest.mark.parametrize(
     "params, says",
     [
-        ('{name: cnn, params: {learning_rate: "1e-3"}}', "params.learning_rate (line 3): Model 'cnn': The 'learning_rate'"),
+        (
+            '{name: cnn, params: {learning_rate: "1e-3"}}',
+            "params.learning_rate (line 3): Model 'cnn': The 'learning_rate'",
+        ),
         ("{name: cnn, params: {epochs: true}}", "params.epochs (line 3)"),
         ("{name: svm, params: {C: .nan}}", "params.C (line 3): Model 'svm': C must be finite. Got nan."),
         ("{name: svm, params: {C: -1}}", "params.C (line 3)"),

@@ -75,6 +75,13 @@ def test_metrics_of_probabilities_equal_scikit_learn(k, seed):
         assert value(name, y_true, proba) == pytest.approx(score, abs=1e-12)
 
 
+def test_auroc_counts_a_tie_as_half_as_scikit_learn_does():
+    rng = np.random.default_rng(0)
+    y_true, proba = np.arange(200) % 4, rng.random((200, 4)).round(1)
+    expected = np.mean([roc_auc_score(y_true == code, proba[:, code]) for code in range(4)])
+    assert value("auroc", y_true, proba) == pytest.approx(expected, abs=1e-12)
+
+
 def test_metrics_of_two_classes_are_those_of_one_of_them():
     y_true = np.arange(60) % 2
     chances = np.clip(0.3 + 0.3 * y_true + np.random.default_rng(0).normal(0, 0.2, 60), 0, 1)

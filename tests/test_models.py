@@ -26,7 +26,12 @@ from emobench.models import (
 from emobench.registry import resolve
 
 ROOT = Path(__file__).parents[1]
-QUICK = {"cnn": {"epochs": 40, "options": {"filters": 16}}, "keras": {"epochs": 40, "options": {"filters": 16}}, "mlp": {"hidden_layer_sizes": [16]}, "xgboost": {"n_estimators": 15}}
+QUICK = {
+    "cnn": {"epochs": 40, "options": {"filters": 16}},
+    "keras": {"epochs": 40, "options": {"filters": 16}},
+    "mlp": {"hidden_layer_sizes": [16]},
+    "xgboost": {"n_estimators": 15},
+}
 LABELS = np.array(["angry", "calm", "happy", "sad"])
 N_FEATURES = 20
 
@@ -229,7 +234,10 @@ def test_row_added_to_the_table_is_found(monkeypatch):
 
 
 def test_get_model_of_a_typo_names_the_nearest(plugin):
-    with pytest.raises(UnknownNameError, match=r"Unknown model 'svn'\. Did you mean 'svm'\? .*cnn, dummy, keras, knn, lda, logistic, mlp"):
+    with pytest.raises(
+        UnknownNameError,
+        match=r"Unknown model 'svn'\. Did you mean 'svm'\? .*cnn, dummy, keras, knn, lda, logistic, mlp",
+    ):
         get_model("svn")
 
 

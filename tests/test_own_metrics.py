@@ -17,6 +17,7 @@ from emobench.reports import derivation
 from emobench.results.run import load_results
 from emobench.results.tables import LEADERBOARD
 from emobench.statistics.counts import count_rows, score_resamples
+from emobench.statistics.description import describe
 from emobench.statistics.intervals import interval, resamples
 
 KEYS = ["entry", "slice", "value"]
@@ -42,17 +43,25 @@ def micro_auroc(y_true, proba):
 def broken(*given):
     raise ZeroDivisionError("no such luck")
 
+def fickle(tables):
+    if len(tables) > 1:
+        raise ValueError("one at a time")
+    return np.full(tables.shape[:-2], 0.5)
+
 KAPPA = MetricSpec("kappa", "Cohen's kappa", "own_metrics:kappa", range=(-1, 1))
 DOUBT = MetricSpec("doubt", "Mean doubt", mean, of="losses", losses=doubts, is_greater_better=False)
 MICRO = MetricSpec("micro_auroc", "Micro-averaged AUROC", micro_auroc, of="predictions")
 BROKEN = MetricSpec("broken", "Raises", broken)
 SHAPELESS = MetricSpec("shapeless", "Of one table only", lambda tables: float(tables.sum()))
 LOST = MetricSpec("lost", "Not there", "own_metrics:lost")
+FICKLE = MetricSpec("fickle", "Scores all speakers, but no resamples", fickle)
 """
 RIGHT, WRONG = ["kappa", "doubt", "micro_auroc"], ["broken", "shapeless", "lost"]
 ENTRY_POINTS = "[emobench.metrics]\n" + "".join(
     f"{name} = own_metrics:{row}\n"
-    for name, row in zip([*RIGHT, *WRONG], ["KAPPA", "DOUBT", "MICRO", "BROKEN", "SHAPELESS", "LOST"], strict=True)
+    for name, row in zip(
+        [*RIGHT, *WRONG, "fickle"], ["KAPPA", "DOUBT", "MICRO", "BROKEN", "SHAPELESS", "LOST", "FICKLE"], strict=True
+    )
 )
 
 
@@ -192,6 +201,16 @@ def test_wrong_rows_have_no_values_but_a_reason_and_change_nothing_else(found):
     assert list(reasons["broken"]) == ["broken failed: ZeroDivisionError: no such luck"]
     assert list(reasons["lost"]) == ["lost failed: AttributeError: module 'own_metrics' has no attribute 'lost'"]
     assert reasons["shapeless"][0].startswith("shapeless returned an array of shape () instead of (1, 2)")
+
+
+def test_row_that_fails_on_resamples_alone_has_a_value_and_no_interval_or_test(run):
+    part, classes = run[1], {"tiny": CLASSES}
+    found = describe(part, classes, metrics=["uar", "fickle"], rank_by="fickle", n_resamples=50, n_permutations=50)
+    rows = found.intervals[found.intervals["metric"] == "fickle"]
+    assert (rows["value"] == 0.5).all()
+    assert rows["low"].isna().all()
+    assert set(rows["reason"]) == {"fickle failed: ValueError: one at a time"}
+    assert found.pairs["p_value"].isna().all()
 
 
 def test_config_knows_it_and_names_the_nearest():

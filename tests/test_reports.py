@@ -480,6 +480,23 @@ def test_report_of_a_run_without_its_tables_writes_the_pages_from_the_csvs(copy,
     assert (tmp_path / "other" / "report.html").read_text() == after
 
 
+def test_page_of_many_speakers_has_quantiles_and_the_worst_by_name():
+    """N35."""
+    scores, predictions, run = record(n_speakers=600, right={"svm": 0.7})
+    files = derivation.derive(scores, predictions, run)
+    text = files["report.html"].decode()
+    sliced = pd.read_csv(io.BytesIO(files["slices.csv"]), dtype={"value": str})
+    uars = sliced[(sliced["slice"] == "speaker") & (sliced["statistic"] == "uar")].set_index("value")["uar"]
+    assert len(text) < 100_000
+    assert len(uars) == 600
+    worst = uars.sort_values(kind="stable").index
+    assert all(f'<td class="name">{name} (' in text for name in worst[:20])
+    assert not any(f">{name} (" in text for name in worst[20:])
+    quantiles = "".join(f"<td>{value:.3f}</td>" for value in uars.quantile([0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]))
+    assert quantiles in text
+    assert "median, 25 to 75 %" in text
+
+
 def test_long_list_of_excluded_recordings_is_cut():
     excluded = pd.DataFrame({"corpus": "tiny", "path": [f"{i}.wav" for i in range(250)], "reason": "empty"})
     text = " ".join(Reader(page_of(*record(), excluded=excluded)).text)

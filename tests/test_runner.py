@@ -26,6 +26,7 @@ from emobench.running.evaluation import FoldResult
 from emobench.running.experiment import prepare
 from emobench.running.planning import plan
 from emobench.running.runner import run
+from emobench.statistics import description
 
 TIMING = ["fit_s"]
 
@@ -491,6 +492,15 @@ def test_tuned_entries_stand_beside_the_others_unless_they_have_no_trials(tiny_c
         **{"svm": None, "svm-tuned": 2, "svm-c1": None, "svm-c1-tuned": 5},
         **{"xgboost": None, "dummy": None},
     }
+
+
+def test_plan_says_what_the_statistics_of_many_speakers_take(tiny_corpus, tmp_path, monkeypatch):
+    """N39."""
+    config = config_of(tiny_corpus, protocols=["loso", {"name": "group-kfold", "n_splits": 2}])
+    assert not [remark for remark in plan(config, output=tmp_path).remarks if "statistics" in remark]
+    monkeypatch.setattr(description, "cost", lambda *_, **__: (21.0, 1.5e9))
+    [remark] = [remark for remark in plan(config, output=tmp_path).remarks if "statistics" in remark]
+    assert remark.endswith("statistics of 4 speakers take about 42 s and 1.5 GB")
 
 
 def test_plan_of_a_corpus_that_is_not_here_says_what_stands_in(tmp_path):

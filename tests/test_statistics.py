@@ -3,17 +3,19 @@
 import itertools
 import math
 import time
+import tracemalloc
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
 from emobench import metrics
 from emobench.errors import ConfigError, DataError, UnknownNameError
-from emobench.statistics import description
+from emobench.statistics import description, intervals
 from emobench.statistics.counts import Counts, count, score, score_resamples
 from emobench.statistics.description import describe
 from emobench.statistics.differences import PAIRS, Difference, difference, holm, pairs, rank_groups
@@ -70,8 +72,12 @@ def naive_of_probabilities(rows, metric, weights):
         drawn = np.repeat(rows, np.asarray(weights)[np.searchsorted(names, speakers[rows])])
         if not len(drawn):
             return math.nan, 0.0
-        value, _ = metrics.score(metric, y_true[drawn], proba[drawn].argmax(axis=1), K, proba[drawn])
-        return value, len(drawn) / len(rows)
+        share = len(drawn) / len(rows)
+        if metric == "auroc":
+            is_defined = len(set(y_true[drawn])) == K
+            areas = [roc_auc_score(y_true[drawn] == k, proba[drawn, k]) for k in range(K * is_defined)]
+            return np.mean(areas) if is_defined else math.nan, share
+        return metrics.score(metric, y_true[drawn], proba[drawn].argmax(axis=1), K, proba[drawn])[0], share
 
     by_repeat = []
     for repeat in np.unique(repeats):
@@ -550,6 +556,90 @@ def test_difference_refuses_other_utterances():
     for match, b in others.items():
         with pytest.raises(ConfigError, match=match):
             difference(a, b)
+
+
+# --- many speakers ---------------------------------------------------------------------------------------------------
+
+
+def test_resamples_do_not_depend_on_the_size_of_blocks(monkeypatch):
+    rows = answers(n_speakers=20, skill=1.2)
+    a, b = counted_answers(rows), counted_answers((rows[0], answers(n_speakers=20, seed=3)[1], *rows[2:]))
+
+    def bounds():
+        found = [interval(a, metric, n_resamples=199) for metric in metrics.METRICS]
+        return [bound for one in [*found, difference(a, b, n_permutations=199)] for bound in (one.low, one.high)]
+
+    whole, p_value = bounds(), difference(a, b, n_permutations=199).p_value
+    monkeypatch.setattr(intervals, "BLOCK", 60)
+    assert bounds() == pytest.approx(whole, abs=1e-12)
+    assert difference(a, b, n_permutations=199).p_value == p_value
+
+
+@pytest.mark.parametrize("draw", [intervals.resamples, intervals.by_draw], ids=lambda draw: draw.__name__)
+def test_resamples_are_draws_with_replacement(draw):
+    weights = np.concatenate(list(draw(30, 20_000, np.random.default_rng(0) if draw is intervals.by_draw else 0)))
+    assert (weights.sum(axis=1) == 30).all()
+    found = np.bincount(weights.ravel(), minlength=8)[:8] / weights.size
+    assert found == pytest.approx(stats.binom.pmf(range(8), 30, 1 / 30), abs=0.003)
+    assert np.corrcoef(weights[:, :2].T)[0, 1] == pytest.approx(-1 / 29, abs=0.03)
+
+
+@pytest.mark.parametrize("n_folds", [1, 3])
+def test_auroc_of_more_speakers_than_pairs_can_be_counted_of_is_the_same(n_folds):
+    """Where speakers are few, pairs are counted once; else sums run through the utterances."""
+    rows = answers(n_speakers=30, n_clips=6, n_folds=n_folds)
+    weights = np.random.default_rng(1).multinomial(30, np.full(30, 1 / 30), 5)
+    expected = [naive_of_probabilities(rows, "auroc", row) for row in weights]
+    assert score_resamples(counted_answers(rows), "auroc", weights) == pytest.approx(expected, abs=1e-12)
+
+
+def test_interval_of_many_speakers_leaves_groups_of_them_out(monkeypatch):
+    counts = simulated(np.random.default_rng(0).binomial(8, 0.9, (90, K)), 8)
+    one_by_one = interval(counts)
+    monkeypatch.setattr(intervals, "MAX_LEFT_OUT", 30)
+    in_threes = interval(counts)
+    width = one_by_one.high - one_by_one.low
+    assert in_threes != one_by_one
+    assert (in_threes.low, in_threes.high) == pytest.approx((one_by_one.low, one_by_one.high), abs=0.03 * width)
+
+
+def test_interval_of_many_speakers_is_students():
+    """Every speaker has equal numbers of each class, so that UAR is the mean of theirs."""
+    rng = np.random.default_rng(0)
+    hits = rng.binomial(8, logistic(rng.normal(0, 1, (3000, 1)) + rng.normal(0, 0.5, (3000, K))))
+    expected = stats.ttest_1samp(hits.mean(axis=1) / 8, 0).confidence_interval(0.95)
+    found = interval(simulated(hits, 8))
+    assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.02 * (expected.high - expected.low))
+
+
+def test_memory_does_not_grow_with_the_square_of_speakers():
+    """N33: 20,000 speakers took 24 GB; a matrix of them and themselves is 3.2 GB."""
+    n = 20_000
+    rng = np.random.default_rng(0)
+    y_true, proba = np.append(np.arange(K), rng.integers(0, K, n - K)), rng.dirichlet(np.ones(K), n)
+    speakers = [f"{i:05d}" for i in range(n)]
+    entries = [
+        count(y_true, part.argmax(axis=1), speakers, K, proba=part, folds=np.arange(n) % 6, classes=CLASSES)
+        for part in (proba, rng.dirichlet(np.ones(K), n))
+    ]
+    tracemalloc.start()
+    try:
+        found = [interval(entries[0], metric, n_resamples=50) for metric in ("uar", "ece", "auroc")]
+        found.append(difference(*entries, n_resamples=50, n_permutations=50))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 150e6
+    assert all(one.low < one.high for one in found)
+
+
+def test_cost_grows_with_speakers_and_entries():
+    sizes = {"n_classes": 5}
+    seconds, n_bytes = description.cost(20_000, 20_000, n_entries=4, **sizes)
+    assert 10 < seconds < 60
+    assert 1e8 < n_bytes < 1e9
+    assert description.cost(24, 960, n_entries=9, **sizes)[0] < 3
+    assert description.cost(40_000, 40_000, n_entries=4, **sizes) == pytest.approx((2 * seconds, 2 * n_bytes))
 
 
 # --- many entries ----------------------------------------------------------------------------------------------------

@@ -24,6 +24,8 @@ GREY = "#666666"
 WIDTH_IN = 5.4
 OVERVIEW_IN = 9.0
 LINE_PT = 12.5
+MAX_POINTS = 500
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _STYLE = {
     "svg.hashsalt": "emobench",  # ids would be random without
     "svg.fonttype": "none",
@@ -126,6 +128,8 @@ def _draw_premium(axes: Axes, table: pd.DataFrame, names: Sequence[str]) -> None
 def speakers(scores: pd.DataFrame, *, chance: float) -> str:
     """Draw the UAR of every speaker, a row an entry; the lowest one is named.
 
+    Of more than `MAX_POINTS` speakers, the `QUANTILES` are drawn: a line, a thicker one, and the median.
+
     Parameters
     ----------
     scores : DataFrame
@@ -133,24 +137,29 @@ def speakers(scores: pd.DataFrame, *, chance: float) -> str:
     """
     with _drawing():
         entries = list(dict.fromkeys(scores["entry"]))
-        kinds = sorted(set(scores["sex"]))
+        kinds, are_many = sorted(set(scores["sex"])), len(scores) > MAX_POINTS * len(entries)
         names = [_short(name) for name in entries]
         figure, axes = _canvas(len(names), left=max(map(len, names)), has_legend=len(kinds) > 1)
         for place, entry in enumerate(entries):
             part = scores[scores["entry"] == entry]
             for number, kind in enumerate(kinds):
                 uars = part.loc[part["sex"] == kind, "uar"]
-                heights = np.full(len(uars), place + 0.16 * (number - (len(kinds) - 1) / 2))
-                label = kind if not place else None
-                axes.plot(uars, heights, linestyle="", markersize=5, alpha=0.6, label=label, **_style(number))
-            worst = part.loc[part["uar"].idxmin()]
-            axes.annotate(
-                worst["speaker"], (worst["uar"], place), (-5, 0), textcoords="offset points", ha="right", va="center"
-            )
+                height, style = place + 0.16 * (number - (len(kinds) - 1) / 2), _style(number)
+                if are_many:
+                    low, first, *uars, third, high = np.quantile(uars, QUANTILES)
+                    axes.plot([low, high], [height] * 2, linewidth=1, color=style["color"])
+                    axes.plot([first, third], [height] * 2, linewidth=4, color=style["color"], alpha=0.5)
+                heights, label = np.full(len(uars), height), kind if not place else None
+                axes.plot(uars, heights, linestyle="", markersize=5, alpha=0.6, label=label, **style)
+            if not are_many:
+                worst = part.loc[part["uar"].idxmin()]
+                place = (worst["uar"], place)
+                axes.annotate(worst["speaker"], place, (-5, 0), textcoords="offset points", ha="right", va="center")
         axes.axvline(chance, color=GREY, linestyle="--", linewidth=1)
         _name_rows(axes, names)
         axes.margins(x=0.1)  # room for the names
-        axes.set_xlabel("UAR of each speaker; the lowest one is named")
+        of_many = "UAR of the speakers: median, 25 to 75 % and 5 to 95 % of them"
+        axes.set_xlabel(of_many if are_many else "UAR of each speaker; the lowest one is named")
         if len(kinds) > 1:
             axes.legend(loc="lower right", bbox_to_anchor=(1, 0.97), ncols=len(kinds), frameon=False)
         return _svg(figure, "UAR of every speaker")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_EXCLUDED = 200
 MAIN = ("rank", "group", "entry", "UAR", "95 % interval", "WAR", "macro F1", "worst speaker", "p50 (ms)", "failed")
+MAX_WORST = 20
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,10 @@ def _board(
     first, scored = part.iloc[0], part[part["uar"].notna()]
     names, chance = list(scored["entry"]), 1 / len(classes)
     without = set(of_board("intervals").loc[lambda table: table["reason"] == NO_PROBABILITIES, "entry"])
-    drawn: dict[str, Any] = {"forest": "", "speakers": "", "trade_off": "", "fastest": [], "unbeaten": []}
+    drawn: dict[str, Any] = {
+        **dict.fromkeys(("forest", "speakers", "trade_off"), ""),
+        **{"many_speakers": None, "fastest": [], "unbeaten": []},
+    }
     if names:
         sliced = of_board("slices")
         per_speaker = sliced[(sliced["slice"] == "speaker") & (sliced["statistic"] == "uar")]
@@ -146,6 +150,8 @@ def _board(
         per_speaker = per_speaker.set_index("entry").loc[names].reset_index()
         drawn["forest"] = Markup(figures.forest(scored, chance=chance))
         drawn["speakers"] = Markup(figures.speakers(per_speaker, chance=chance))
+        if len(per_speaker) > figures.MAX_POINTS * len(names):
+            drawn["many_speakers"] = _many_speakers(per_speaker, names)
         timed = scored[scored["latency_p50_ms"].notna()]
         if len(timed) > 1:
             is_beaten = timed["entry"].isin(timing.beaten(timed))
@@ -227,6 +233,17 @@ def _slices(slices: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
         headings = [titles[statistic].format(value) for statistic, value in columns]
         found.append({"name": kind, "table": Table(["entry", *headings], rows), "reasons": _reasons(part)})
     return found
+
+
+def _many_speakers(per_speaker: pd.DataFrame, names: Sequence[str]) -> dict[str, Table]:
+    """Return quantiles of the speakers' UAR, a row an entry, and the worst speakers by name, a column an entry."""
+    quantiles, worst = [], []
+    for name in names:
+        uars = per_speaker[per_speaker["entry"] == name].set_index("speaker")["uar"].sort_values(kind="stable")
+        quantiles.append([name, *map(figure, uars.quantile([0, *figures.QUANTILES, 1]))])
+        worst.append([f"{speaker} ({figure(uar)})" for speaker, uar in uars.head(MAX_WORST).items()])
+    headings = ["entry", "worst", *(f"{share:.0%}" for share in figures.QUANTILES), "best"]
+    return {"quantiles": Table(headings, quantiles), "worst": Table(names, list(zip(*worst, strict=True)), len(names))}
 
 
 def _column(row: Mapping[str, Any]) -> str:

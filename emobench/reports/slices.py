@@ -163,7 +163,7 @@ def difference(
         return nothing(f"{len(shared)} speakers are on both sides")
     row, rng = row_of(a, metric), np.random.default_rng([seed, 2])
     ours, theirs = (
-        spreads([counts], [row], by_draw(rng, len(counts.speakers), N_RESAMPLES))[0][row.name] for counts in (a, b)
+        spreads([counts], [row], by_draw(len(counts.speakers), N_RESAMPLES, rng))[0][row.name] for counts in (a, b)
     )
     observed, drawn = ours.observed - theirs.observed, ours.resamples - theirs.resamples
     if np.isnan(drawn).any():

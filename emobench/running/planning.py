@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from emobench.reporter import Reporter
 from emobench.running import journal, records
 from emobench.running.evaluation import FoldResult, Job
 from emobench.running.experiment import Experiment, count_fits, list_entries, prepare, unique
+from emobench.statistics import description
 
 # Measured on two cores in 2026, for estimates only.
 _EXTRACTION_S = 0.006
@@ -38,6 +39,7 @@ _CLIP_BYTES = 200  # besides its vector
 _PREDICTION_BYTES = 200  # in the finished job and in two tables
 _STUDY_BYTES = 120_000
 _BUNDLE_BYTES = 500_000
+_LONG_STATISTICS_S = 10
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,7 @@ def plan(
         finished=frozenset(finished),
         n_to_extract=n_to_extract,
         estimate_s=_START_S + estimate_s if estimate_s else 0.0,
-        remarks=tuple(dict.fromkeys([*experiment.remarks, *require_space(needs)])),
+        remarks=tuple(dict.fromkeys([*experiment.remarks, *require_space(needs), *_statistics(experiment, jobs)])),
         n_workers=n_workers,
         disk_bytes=sum(needs.values()),
     )
@@ -164,6 +166,25 @@ def _calibrate() -> float:
 
 def _saved_keys(folder: Path, experiment: Experiment, jobs: Sequence[Job]) -> set[str]:
     return {job.key for job in jobs if not len(job.test) and records.has_bundle(folder, experiment, job)}
+
+
+def _statistics(experiment: Experiment, jobs: Sequence[Job]) -> Iterator[str]:
+    """Yield a line for each corpus whose statistics will take a while after the last job."""
+    for dataset in experiment.datasets:
+        entries = defaultdict(set)  # of each board
+        for job in jobs:
+            if job.corpus == dataset.name and len(job.test):
+                entries[job.features, job.protocol].add(job.entry)
+        sizes = {"n_classes": len(dataset.classes), "n_repeats": experiment.config.repeats}
+        costs = [
+            description.cost(dataset.n_speakers, len(dataset.utterances), n_entries=len(names), **sizes)
+            for names in entries.values()
+        ]
+        if (seconds := sum(cost[0] for cost in costs)) >= _LONG_STATISTICS_S:
+            yield (
+                f"{dataset.name}: after the last job, statistics of {dataset.n_speakers} speakers take about "
+                f"{seconds:.0f} s and {max(cost[1] for cost in costs) / 1e9:.1f} GB"
+            )
 
 
 def _vector_bytes(experiment: Experiment) -> int:

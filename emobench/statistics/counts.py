@@ -13,6 +13,7 @@ from emobench.corpora.labels import fit_encoder
 from emobench.errors import DataError
 from emobench.metrics import (
     NO_PROBABILITIES,
+    MetricError,
     MetricSpec,
     by_weights,
     evaluate,
@@ -197,12 +198,7 @@ def row_of(counts: Counts, metric: str | MetricSpec) -> MetricSpec:
 
 def score(counts: Counts, metric: str | MetricSpec = "uar") -> float:
     """Return the score of the pooled predictions of a repeat, averaged over repeats: what the leaderboard shows."""
-    return float(score_repeats(counts, metric).mean())
-
-
-def score_repeats(counts: Counts, metric: str | MetricSpec = "uar") -> np.ndarray:
-    """Return the score of each repeat: shape (n_repeats,). Their spread is that over the models' seeds."""
-    return Scorer(counts, [row_of(counts, metric)])(np.ones((1, len(counts.speakers))))[0, 0]
+    return float(score_resamples(counts, metric, np.ones((1, len(counts.speakers))))[0])
 
 
 def score_resamples(counts: Counts, metric: str | MetricSpec, weights: np.ndarray) -> np.ndarray:
@@ -226,9 +222,10 @@ def score_resamples(counts: Counts, metric: str | MetricSpec, weights: np.ndarra
 def score_speakers(counts: Counts, metric: str | MetricSpec) -> np.ndarray:
     """Return the score of each speaker alone, averaged over repeats: shape (n_speakers,), NaN for predictions."""
     row = row_of(counts, metric)
-    if row.of == "predictions":
+    try:
+        return score_sums(row, sums_of(counts, row)).mean(axis=0)
+    except MetricError:
         return np.full(len(counts.speakers), np.nan)
-    return score_sums(row, sums_of(counts, row)[0])[0].mean(axis=0)
 
 
 class Scorer:
@@ -242,57 +239,65 @@ class Scorer:
     Attributes
     ----------
     problems : dict of str to str
-        What was wrong with the functions of a metric, by its name.
+        Why a metric has no values, by its name.
     """
 
     def __init__(self, counts: Counts, rows: Sequence[MetricSpec]):
         self.rows, self.problems = rows, {}
         self._n_repeats = len(counts.tables)
         self._tables = pooling(counts.tables)
-        self._of_row = {}
+        self._of_row: dict[str, Callable[[np.ndarray], np.ndarray]] = {}
         for row in rows:
-            if row.of == "predictions":
-                self._of_row[row.name], self.problems[row.name] = _fold_scorer(counts, row)
-            elif row.of == "losses":
-                sums, self.problems[row.name] = sums_of(counts, row)
-                self._of_row[row.name] = pooling(sums)
+            try:
+                if row.of == "losses":
+                    self._of_row[row.name] = pooling(sums_of(counts, row))
+                elif row.of == "predictions":
+                    self._of_row[row.name] = _fold_scorer(counts, row)
+            except MetricError as error:
+                self.problems[row.name] = str(error)
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
         """Return the scores: (n_resamples, n_speakers) → (n_rows, n_resamples, n_repeats)."""
+        scores = np.full((len(self.rows), len(weights), self._n_repeats), np.nan)
         tables = self._tables(weights) if any(row.of == "tables" for row in self.rows) else None
-        scores = np.empty((len(self.rows), len(weights), self._n_repeats))
         for place, row in enumerate(self.rows):
-            if row.of == "predictions":
-                scores[place], problem = self._of_row[row.name](weights)
-            else:
-                sums = tables if row.of == "tables" else self._of_row[row.name](weights)
-                scores[place], problem = score_sums(row, sums)
-            self.problems[row.name] = self.problems.get(row.name) or problem
+            if row.name in self.problems:
+                continue
+            try:
+                found = tables if row.of == "tables" else self._of_row[row.name](weights)
+                scores[place] = found if row.of == "predictions" else score_sums(row, found)
+            except MetricError as error:
+                self.problems[row.name] = str(error)
         return scores
 
 
-def sums_of(counts: Counts, row: MetricSpec) -> tuple[np.ndarray, str]:
-    """Return what a metric of tables or losses adds up over speakers, and what is wrong with the row.
+def sums_of(counts: Counts, row: MetricSpec) -> np.ndarray:
+    """Return what a metric of tables or losses adds up over speakers.
 
     Returns
     -------
     array of shape (n_repeats, n_speakers, …)
         Confusion tables; or the m sums of losses and, behind them, the number of utterances.
+
+    Raises
+    ------
+    MetricError
+        If there are no such sums.
     """
     if row.of == "tables":
-        return counts.tables, ""
-    shape = counts.tables.shape[:2]
-    n_true = counts.tables.sum(axis=(2, 3))
+        return counts.tables
+    if row.of == "predictions":
+        raise MetricError(f"{row.name} is not of sums over speakers")
     if counts.answers is None:
-        return np.stack([np.full(shape, np.nan), n_true], axis=-1), NO_PROBABILITIES
-    losses, problem = losses_of(row, counts.answers.y_true, counts.answers.proba)
+        raise MetricError(NO_PROBABILITIES)
+    losses, shape = losses_of(row, counts.answers.y_true, counts.answers.proba), counts.tables.shape[:2]
     cells = counts.answers.repeat * shape[1] + counts.answers.speaker
     sums = [np.bincount(cells, column, minlength=math.prod(shape)).reshape(shape) for column in losses.T]
-    return np.stack([*sums, n_true], axis=-1), problem
+    return np.stack([*sums, counts.tables.sum(axis=(2, 3))], axis=-1)
 
 
-def score_sums(row: MetricSpec, sums: np.ndarray) -> tuple[np.ndarray, str]:
-    """Score what `sums_of` adds up, its last axes taken together; return what is wrong with the row too."""
+def score_sums(row: MetricSpec, sums: np.ndarray) -> np.ndarray:
+    """Score what `sums_of` adds up, its last axes taken together."""
     if row.of == "tables":
         return evaluate(row, sums, shape=sums.shape[:-2])
     return evaluate(row, sums[..., :-1], sums[..., -1], shape=sums.shape[:-1])
@@ -305,41 +310,37 @@ def pooling(sums: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     return lambda weights: (np.asarray(weights, dtype=float) @ flat).reshape(-1, n_repeats, *rest)
 
 
-def _fold_scorer(counts: Counts, row: MetricSpec) -> tuple[Callable[[np.ndarray], tuple[np.ndarray, str]], str]:
-    """Return a metric of predictions as a function of weights, and what is wrong with the row.
+def _fold_scorer(counts: Counts, row: MetricSpec) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a metric of predictions as a function of weights, (r, n_speakers) → (r, n_repeats).
 
     A resample's fold counts as much as the share of its utterances that was drawn: all folds equally in what is
     observed, each fold as often as its speaker was drawn where that is one. A fold of which nobody was drawn, or whose
     draw has no score, is left out of the resample; if one has no score from the start, the metric has none.
     """
-    shape, answers = counts.tables.shape[:1], counts.answers
+    answers, folds, is_defined = counts.answers, [], True
     if answers is None:
-        return lambda weights: (np.full((len(weights), *shape), np.nan), ""), NO_PROBABILITIES
-    folds, problem, is_defined = [], "", True
+        raise MetricError(NO_PROBABILITIES)
     for rows in answers.folds():
         members, speaker = np.unique(answers.speaker[rows], return_inverse=True)
-        weighted, wrong = by_weights(row, answers.y_true[rows], answers.proba[rows], speaker)
-        value, wrong_too = evaluate(weighted, np.ones((1, len(members))), shape=(1,))
-        is_defined &= not np.isnan(value[0])
+        weighted = by_weights(row, answers.y_true[rows], answers.proba[rows], speaker)
+        is_defined &= not np.isnan(evaluate(weighted, np.ones((1, len(members))), shape=(1,))).any()
         folds.append((answers.repeat[rows[0]], members, np.bincount(speaker).astype(float), weighted))
-        problem = problem or wrong or wrong_too
 
-    def score(weights: np.ndarray) -> tuple[np.ndarray, str]:
-        total, whole, problem = *np.zeros((2, len(weights), *shape)), ""
+    def score(weights: np.ndarray) -> np.ndarray:
+        total, whole = np.zeros((2, len(weights), len(counts.tables)))
         for repeat, members, n_each, weighted in folds if is_defined else []:
-            drawn = weights[:, members].astype(float)
-            values, wrong = evaluate(weighted, drawn, shape=weights.shape[:1])
+            drawn = weights[:, members]
+            values = evaluate(weighted, drawn, shape=weights.shape[:1])
             share = np.where(np.isnan(values), 0, drawn @ n_each / n_each.sum())
             total[:, repeat] += share * np.nan_to_num(values)
             whole[:, repeat] += share
-            problem = problem or wrong
-        return ratio(total, whole), problem
+        return ratio(total, whole)
 
-    return score, problem
+    return score
 
 
 def why_undefined(counts: Counts, row: MetricSpec) -> str:
-    """Say why a metric whose functions work is not defined."""
+    """Say why a metric is not defined."""
     n_true = counts.tables.sum(axis=(1, 3)).min(axis=0)
     if row.codes is not None and len(row.codes) == 1:
         return f"no test utterance of {counts.classes[row.codes[0]]}"

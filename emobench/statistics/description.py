@@ -12,7 +12,16 @@ import numpy as np
 from emobench.metrics import METRICS, RECALL
 from emobench.statistics.counts import count_entries, row_of
 from emobench.statistics.differences import PAIRS, pairs, rank_groups
-from emobench.statistics.intervals import BOARD, CONFIDENCE, N_RESAMPLES, PLACES, interval_of, resamples, spreads
+from emobench.statistics.intervals import (
+    BOARD,
+    CONFIDENCE,
+    MAX_LEFT_OUT,
+    N_RESAMPLES,
+    PLACES,
+    interval_of,
+    resamples,
+    spreads,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,6 +106,20 @@ def describe(
         pd.DataFrame(groups, columns=list(GROUPS)),
         pd.concat(compared, ignore_index=True) if compared else pd.DataFrame(columns=list(PAIRS)),
     )
+
+
+def cost(
+    n_speakers: int, n_utterances: int, *, n_entries: int, n_classes: int, n_repeats: int = 1
+) -> tuple[float, int]:
+    """Return roughly how many seconds and bytes `describe` takes for a board of entries with all metrics.
+
+    Measured on one core in 2026: 0.2 ns a number of a matrix product, 2.5 ns an utterance and class of AUROC, 13 ns a
+    speaker of a resample; 4 kB a speaker and entry, of which tables, frames and slices take most.
+    """
+    n_sums = 3 * n_classes**2 + 20  # tables for intervals and two swapped sides, and the losses
+    per_entry_s = 0.2e-9 * n_speakers * n_sums * n_repeats + 2.5e-9 * n_utterances * n_classes * n_repeats
+    seconds = (N_RESAMPLES + MAX_LEFT_OUT) * (n_entries * per_entry_s + 13e-9 * n_speakers)
+    return seconds, 4000 * n_speakers * n_entries * n_repeats
 
 
 def _matrix(frame: pd.DataFrame, names: Sequence[str]) -> np.ndarray:

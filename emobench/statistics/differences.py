@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from emobench.errors import ConfigError
-from emobench.metrics import MetricSpec
+from emobench.metrics import MetricError, MetricSpec
 from emobench.statistics.counts import Counts, pooling, row_of, score_sums, sums_of
 from emobench.statistics.intervals import (
     BOARD,
@@ -101,14 +101,17 @@ def _differences(
 ) -> list[Difference]:
     """Compare couples of entries, given by position, of which the spreads are known."""
     gaps = [known[i].minus(known[j]) for i, j in couples]
-    are_equal = [
-        gap.observed == 0 and _are_equal(entries[i], entries[j], row) for gap, (i, j) in zip(gaps, couples, strict=True)
+    found = [
+        Difference(0.0, 0.0, 0.0, 1.0) if gap.observed == 0 and _are_equal(entries[i], entries[j], row) else None
+        for gap, (i, j) in zip(gaps, couples, strict=True)
     ]
-    found = [Difference(0.0, 0.0, 0.0, 1.0)] * len(couples)
-    unlike = [place for place, is_equal in enumerate(are_equal) if not is_equal]
+    unlike = [place for place, difference in enumerate(found) if difference is None]
     observed = [gaps[place].observed for place in unlike]
-    p_values = _swap_tests(entries, row, [couples[place] for place in unlike], observed, n_permutations, seed)
     untested = f"{row.name} has no swap test: it would compare the probabilities of two models with each other"
+    try:
+        p_values = _swap_tests(entries, row, [couples[place] for place in unlike], observed, n_permutations, seed)
+    except MetricError as error:
+        p_values, untested = [math.nan] * len(unlike), str(error)
     for place, p_value in zip(unlike, p_values, strict=True):
         gap, (i, j) = gaps[place], couples[place]
         lacking = entries[j] if math.isnan(known[j].observed) else entries[i]
@@ -123,7 +126,7 @@ def _are_equal(a: Counts, b: Counts, row: MetricSpec) -> bool:
 
     def content(counts: Counts) -> np.ndarray:
         if row.of != "predictions":
-            return sums_of(counts, row)[0]
+            return sums_of(counts, row)
         of = counts.answers
         rows = np.column_stack([of.repeat, of.fold, of.speaker, of.y_true, of.proba])
         return rows[np.lexsort(rows.T)]
@@ -230,23 +233,25 @@ def _swap_tests(
 
     All couples share the swaps, so what each entry gives away in them is added up once.
     """
-    if row.of == "predictions" or not couples:
-        return [math.nan] * len(couples)
+    p_values, tested = np.full(len(couples), np.nan), np.flatnonzero(~np.isnan(observed))
+    if row.of == "predictions" or not len(tested):
+        return p_values.tolist()
     n = len(entries[0].speakers)
     is_exact = 2 ** (n - 1) <= n_permutations
-    pools = [pooling(sums_of(counts, row)[0]) for counts in entries]
-    whole = [pool(np.ones((1, n))) for pool in pools]
+    pools = {i: pooling(sums_of(entries[i], row)) for i in {i for place in tested for i in couples[place]}}
+    whole = {i: pool(np.ones((1, n))) for i, pool in pools.items()}
     n_extreme, n_swaps = np.zeros(len(couples), int), 0
     for swaps in _swaps(n, n_permutations, is_exact, seed):
-        given = [pool(swaps) for pool in pools]
-        for place, (i, j) in enumerate(couples):
+        given = {i: pool(swaps) for i, pool in pools.items()}
+        for place in tested:
+            i, j = couples[place]
             mixed = whole[i] - given[i] + given[j]
             rest = whole[i] + whole[j] - mixed
-            gaps = (score_sums(row, mixed)[0] - score_sums(row, rest)[0]).mean(axis=-1)
+            gaps = (score_sums(row, mixed) - score_sums(row, rest)).mean(axis=-1)
             n_extreme[place] += (np.round(np.abs(gaps), PLACES) >= abs(observed[place])).sum()
         n_swaps += len(swaps)
-    p_values = n_extreme / n_swaps if is_exact else (n_extreme + 1) / (n_swaps + 1)
-    return np.where(np.isnan(observed), np.nan, p_values).tolist()
+    p_values[tested] = (n_extreme[tested] + (not is_exact)) / (n_swaps + (not is_exact))
+    return p_values.tolist()
 
 
 def _swaps(n_speakers: int, n_permutations: int, is_exact: bool, seed: int) -> Iterator[np.ndarray]:

