@@ -3,7 +3,7 @@
 HOW = {
     "ratio": lambda slow, fast: f"{slow / fast:.1f} times as fast as by hand",
     "share": lambda whole, part: f"a prediction takes {whole / part:.2f} times what decoding and features take",
-    "difference": lambda base, whole: f"{whole - base:.2f} s more",
+    "process": lambda base, whole: f"{whole:.2f} s, {whole / base:.2f} times what the other process takes",
     "real time": lambda duration_s, taken_s: f"{duration_s / taken_s:.0f} times as fast as real time",
 }
 
