@@ -21,7 +21,6 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
-from emobench.bundles.bundle import Bundle
 
 from emobench import models
 from emobench.bundles.export import export

@@ -10,8 +10,9 @@ from conftest import SR, tone, write_corpus
 from emobench.cli.console import _duration
 from emobench.corpora import CORPORA
 from emobench.corpora.location import locate
-from emobench.errors import ConfigError, did_you_mean
+from emobench.errors import ConfigError, UnknownNameError, did_you_mean
 from emobench.reporter import Reporter, summarise
+from emobench.results.run import load_results
 from emobench.running.planning import plan
 from emobench.running.runner import run
 
@@ -102,6 +103,27 @@ def test_run_tells_every_remark_once_and_lists_all_in_a_file(low_corpus, tmp_pat
     assert len(listener.warned) == len(set(listener.warned))
     assert set(outcome.remarks) == set(listener.warned)
     assert len((outcome.folder / "notes.csv").read_text().splitlines()) == 1 + 2 * 24
+
+
+# --- tables from Python ---------------------------------------------------------------------------------------------
+
+
+def test_tables_of_a_run_are_typed_and_a_misspelt_name_is_answered_with_the_known(tiny_corpus, tmp_path):
+    config = {
+        "corpora": [{"name": "manifest", "path": str(tiny_corpus / "manifest.csv")}],
+        "models": ["svm", "dummy"],
+        "protocols": [{"name": "group-kfold", "n_splits": 2}],
+    }
+    found = load_results(run(config, output=tmp_path, n_jobs=1).folder)
+    slices = found.table("slices")
+    assert slices["uar"].dtype == float
+    assert slices["n_utterances"].dtype.kind == "i"
+    assert slices["value"].map(type).eq(str).all()
+    assert found.table("folds")["fold"].dtype.kind == "i"
+    assert found.table("intervals")["value"].dtype == float
+    assert found.table("trials") is None
+    with pytest.raises(UnknownNameError, match="Unknown table 'slice'. Did you mean 'slices'\\? Known tables: scores"):
+        found.table("slice")
 
 
 # --- counts and durations (N37, N38) --------------------------------------------------------------------------------

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emobench.errors import ConfigError, DataError
-from emobench.results.tables import read_csv, read_leaderboard, read_table
+from emobench.errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from emobench.results.tables import NAMES, read_leaderboard, read_table, read_typed_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,9 +47,19 @@ class Results:
         return self._read("predictions")
 
     def table(self, name: str) -> pd.DataFrame | None:
-        """Return a CSV of the run by its name without the suffix (``"pairs"``), None where it is not there."""
+        """Return a CSV of the run by its name without the suffix (``"pairs"``), None where this run has none.
+
+        Raises
+        ------
+        UnknownNameError
+            If no run has such a table.
+        """
+        if name not in NAMES:
+            raise UnknownNameError(
+                f"Unknown table {name!r}.{did_you_mean(name, list(NAMES))} Known tables: {', '.join(NAMES)}."
+            )
         path = self.path / f"{name}.csv"
-        return read_csv(path) if self.run and path.is_file() else None
+        return read_typed_csv(path) if self.run and path.is_file() else None
 
     def _read(self, name: str) -> pd.DataFrame | None:
         stem = self.path / name

@@ -208,6 +208,69 @@ def further_metrics(columns: Iterable[str]) -> list[str]:
     return [name for name in columns if name not in LEADERBOARD and {f"{name}_low", f"{name}_high"} <= {*columns}]
 
 
+# What a run leaves as CSV, by the name of the file.
+NAMES = (
+    *("scores", "predictions", "leaderboard", "intervals", "pairs", "slices", "confusion", "premium"),
+    *("folds", "trials", "excluded", "notes", "latency"),
+)
+# Columns that are text although numbers may stand in them; in `slices`, `value` is a speaker, a sex, a statement.
+TEXT = frozenset(
+    [
+        "run",
+        "corpus",
+        "features",
+        "protocol",
+        "shared_protocol",
+        "entry",
+        "entry_a",
+        "entry_b",
+        "model",
+        "metric",
+        "utterance",
+        "audio",
+        "speaker",
+        "sex",
+        "statement",
+        "intensity",
+        "repetition",
+        "y_true",
+        "y_pred",
+        "slice",
+        "statistic",
+        "path",
+        "reason",
+        "note",
+        "error",
+        "state",
+        "params",
+        "stage",
+        "waives",
+        "folds",
+        "feature_spec",
+        "feature_key",
+        "trained_on",
+    ]
+)
+
+
+def read_typed_csv(path: Path) -> pd.DataFrame:
+    """Read a CSV of a run with numbers as numbers and truth values as booleans; text stays text, missing or not."""
+    import pandas as pd
+
+    frame = read_csv(path)
+    for name in frame.columns:
+        if name in TEXT or (name == "value" and path.stem == "slices"):
+            continue
+        if set(frame[name]) <= {"True", "False", ""}:
+            frame[name] = frame[name].map({"True": True, "False": False}).astype("boolean")
+            continue
+        try:
+            frame[name] = pd.to_numeric(frame[name].replace("", None))
+        except ValueError:  # a column that this version does not know
+            continue
+    return frame
+
+
 def read_csv(path: Path) -> pd.DataFrame:
     """Read a CSV of a run as text, without the guard against formulas."""
     import pandas as pd
