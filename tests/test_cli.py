@@ -269,7 +269,7 @@ def test_options_count_before_a_group_and_its_command(emobench):
         (["data", "make", "--speakers", "4"], "--speakers 4 needs a folder of its own"),
         (["data", "make", "x", "--speakers", "25"], "Invalid value for '--speakers'"),
         (["predict"], "Missing argument 'FILE...'."),
-        (["predict", "x.wav"], "A saved model must be there to predict with"),
+        (["predict", "x.wav"], "No saved model to predict with"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

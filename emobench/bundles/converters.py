@@ -53,7 +53,10 @@ def _from_temperature(estimator: Any) -> ModelProto:
     for number, member in enumerate(estimator.calibrated_classifiers_):
         graph = compose.add_prefix(_logits(member.estimator), f"{number}/").graph
         beta, scaled, answer = (f"{number} {name}" for name in ("beta", "scaled", "answer"))
-        tensors += [*graph.initializer, numpy_helper.from_array(np.float32(member.calibrators[0].beta_), beta)]
+        tensors += [
+            *graph.initializer,
+            numpy_helper.from_array(np.array(member.calibrators[0].beta_, np.float32), beta),
+        ]
         nodes += [helper.make_node("Identity", ["features"], [graph.input[0].name]), *graph.node]
         nodes += [helper.make_node("Mul", [graph.output[-1].name, beta], [scaled])]
         nodes += [helper.make_node("Softmax", [scaled], [answer], axis=1)]
@@ -75,7 +78,7 @@ def _logits(estimator: Any) -> ModelProto:
     options = {"zipmap": False} | ({"raw_scores": True} if has_scores else {})
     model = skl2onnx_graph(_stand_in(estimator), estimator.n_features_in_, options)
     if not has_scores:
-        model.graph.initializer.append(numpy_helper.from_array(np.float32(1e-12), "smallest"))
+        model.graph.initializer.append(numpy_helper.from_array(np.array(1e-12, np.float32), "smallest"))
         model.graph.node.append(helper.make_node("Add", [model.graph.output[-1].name, "smallest"], ["positive"]))
         model.graph.node.append(helper.make_node("Log", ["positive"], ["logits"]))
         model.graph.output[-1].name = "logits"

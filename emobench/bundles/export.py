@@ -134,6 +134,8 @@ def _finished(model: ModelProto, n_features: int, classes: np.ndarray, n_classes
         graph.node.append(helper.make_node("MatMul", [probabilities, "emobench/places"], ["emobench/placed"]))
         probabilities = "emobench/placed"
     if label is None:
+        if probabilities is None:
+            raise ValueError("its converter returns neither labels nor probabilities")
         graph.node.append(helper.make_node("ArgMax", [probabilities], ["emobench/best"], axis=1, keepdims=0))
         label = "emobench/best"
     del graph.input[:], graph.output[:]

@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, field_validator
 
 from emobench.bundles.session import INPUT, LABEL, PROBABILITIES
 from emobench.errors import BundleError, listing
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Final = 2
 MAX_FEATURES = 10_000_000
 AUDIO_ID_DIGITS = 16
 """So many of an audio id are kept: enough to know a recording again, at a quarter of the size."""
@@ -61,7 +61,7 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    schema_version: Literal[SCHEMA_VERSION] = SCHEMA_VERSION
+    schema_version: Literal[2] = SCHEMA_VERSION
     identity: Name
     entry: Name
     model: Name
@@ -101,7 +101,7 @@ class Manifest(BaseModel):
 
     @property
     def n_features(self) -> int:
-        return self.input.shape[1]
+        return self.input.shape[1] or 0
 
     @property
     def has_probabilities(self) -> bool:

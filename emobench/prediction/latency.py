@@ -199,7 +199,7 @@ def measure(
         clip = clip or write_clip(Path(folder) / "clip.wav")
         about = {"clip": str(clip), "block_s": settings.block_s, "core": _core()}
         # A first start reads the libraries, the same for all, into the system's cache, and is left out.
-        turns = [(subjects[0], [])] if subjects else []
+        turns: list[tuple[Subject, list[int]]] = [(subject, []) for subject in subjects[:1]]
         turns += [(subject, settings.batches) for _ in range(settings.rounds) for subject in subjects]
         with reporter.track("latency", len(turns)) as advance:
             for number, (subject, batches) in enumerate(turns, start=1):
@@ -386,7 +386,7 @@ def to_columns(table: pd.DataFrame) -> list[tuple[str, ...]]:
         "memory (MB)",
         "",
     )
-    lines = [heading]
+    lines: list[tuple[str, ...]] = [heading]
     for row in table.to_dict("records"):
         quantiles = [with_noise(row[f"p{q}_ms"], row[f"noise_p{q}_ms"]) for q in QUANTILES]
         sizes = f"{row['model_bytes'] / 1e3:.0f}", f"{row['peak_memory_bytes'] / 1e6:.0f}"

@@ -154,7 +154,7 @@ class Predictor:
         self._policy = _policy(bundle.manifest)
         self._session = bundle.session()
         self._seen = frozenset(bundle.manifest.audio_ids)
-        self._marks = (GENERATED,) if bundle.manifest.trained_on.get("is_generated") else ()
+        self._marks: tuple[str, ...] = (GENERATED,) if bundle.manifest.trained_on.get("is_generated") else ()
 
     @cached_property
     def label_encoder(self) -> LabelEncoder:
@@ -307,9 +307,9 @@ class Predictor:
             return decode(audio, path=_title(audio), policy=self._policy)
         array = np.asarray(audio)
         mono = self._checked(array, sr)
-        samples = array.reshape(len(array), -1)
-        audio_id = hash_samples(samples, int(sr)) if self._seen else ""
-        return Audio(mono, int(sr), "", audio_id, () if mono.any() else (SILENCE,))
+        rate_hz = int(sr or 0)  # which was checked
+        audio_id = hash_samples(array.reshape(len(array), -1), rate_hz) if self._seen else ""
+        return Audio(mono, rate_hz, "", audio_id, () if mono.any() else (SILENCE,))
 
     def _vector(self, heard: Audio, audio: Recording) -> np.ndarray:
         return vectorise(self.spec, heard.signal, heard.sr, path=_title(audio))
@@ -319,7 +319,7 @@ class Predictor:
         is_seen = heard.content[:AUDIO_ID_DIGITS] in self._seen
         return (SEEN, *self._marks) if is_seen else self._marks
 
-    def _checked(self, array: np.ndarray, sr: int | None) -> np.ndarray:
+    def _checked(self, array: np.ndarray, sr: Any) -> np.ndarray:
         """Return a signal as mono float32, of which the same is asked as of a file."""
         if array.ndim == 2 and self._policy.mono == "first":
             array = array[:, :1]
@@ -384,7 +384,7 @@ def _batches(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
 
 
 def _policy(manifest: Manifest) -> AudioPolicy:
-    mono = manifest.trained_on.get("mono", "mean")
+    mono: Any = manifest.trained_on.get("mono", "mean")
     if mono not in ("mean", "first", "error"):
         raise BundleError(f"trained_on.mono of a bundle must be mean, first or error. Got {mono!r}. Save it again.")
     return AudioPolicy(mono=mono)

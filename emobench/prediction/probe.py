@@ -8,6 +8,7 @@ for an answer, because the time to the first one is measured from outside.
 
 from __future__ import annotations
 
+import functools
 import gc
 import json
 import os
@@ -70,9 +71,9 @@ def calls(predictor: Predictor, clip: str, batches: Sequence[int]) -> Iterator[t
     vector = predictor.features(audio.signal, audio.sr)
     for batch in sorted(batches):
         X = np.tile(vector, (batch, 1))
-        yield "features_to_label", batch, lambda X=X: predictor.labels(X)
+        yield "features_to_label", batch, functools.partial(predictor.labels, X)
     if batches:
-        yield "wav_to_label", 1, lambda: predictor.predict(clip)
+        yield "wav_to_label", 1, functools.partial(predictor.predict, clip)
 
 
 def time_calls(call: Callable[[], object], block_s: float, *, clock_ns: Callable[[], int] | None = None) -> list[int]:

@@ -58,8 +58,8 @@ class Saved:
         """The highest UAR under a protocol that waives nothing; None where there is none."""
         scores = self._content.get("scores")
         rows = [row for row in (scores if isinstance(scores, list) else []) if isinstance(row, dict)]
-        values = [row.get("uar") for row in rows if not row.get("waives")]
-        return max((value for value in values if type(value) in (int, float)), default=None)
+        values = [float(row["uar"]) for row in rows if not row.get("waives") and type(row.get("uar")) in (int, float)]
+        return max(values, default=None)
 
     def describe(self) -> str:
         """Return the option that names it, and what for."""

@@ -29,7 +29,7 @@ _MAX_STDIN_BYTES = 2**30
 
 def to_row(answer: Prediction | WindowPrediction, identity: Mapping[str, Any]) -> Row:
     """Return an answer as plain data, with what it was given by; no warning and no error where there is none."""
-    row = asdict(answer) | identity | {"path": answer.path or "-", "emotion": answer.emotion or None}
+    row = {**asdict(answer), **identity, "path": answer.path or "-", "emotion": answer.emotion or None}
     return {name: value for name, value in row.items() if name not in ("warning", "error") or value}
 
 
@@ -115,8 +115,9 @@ def answered(path: Path, identity: Mapping[str, Any]) -> set[str]:
         except FileNotFoundError:
             return set()
     *lines, _ = content.split(b"\n")
-    rows = [_parsed(line) for line in lines]
-    if None in rows or not _START.startswith(content[: len(_START)]):
+    parsed = [_parsed(line) for line in lines]
+    rows = [row for row in parsed if row is not None]
+    if len(rows) < len(lines) or not _START.startswith(content[: len(_START)]):
         raise ConfigError(
             f"{path}: must hold answers of `emobench predict --output`. It does not. Choose another path."
         )

@@ -94,7 +94,7 @@ def predict(
     predictor = Predictor(read_bundle(folder))
     if threshold is not None and not predictor.has_probabilities:
         raise ConfigError(_no_probabilities(predictor.entry, folder, results))
-    identity = {"entry": predictor.entry, "bundle": predictor.bundle.checksum[:16]}
+    identity: dict[str, Any] = {"entry": predictor.entry, "bundle": predictor.bundle.checksum[:16]}
     identity |= {"threshold": threshold} if threshold is not None else {}
     finished = answers.answered(output, identity) if output else set()
     if not manner.quiet:
