@@ -11,12 +11,13 @@ probabilities of different utterances, and those of two folds come from two mode
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from emobench.registry import lookup, resolve
+from emobench.registry import Row, lookup, resolve
 
 N_BINS = 15
 NO_PROBABILITIES = "the model gives no probabilities"
@@ -24,13 +25,13 @@ _CLIP = (np.finfo(float).eps, 1 - np.finfo(float).eps)
 
 
 @dataclass(frozen=True)
-class MetricSpec:
+class MetricSpec(Row):
     """A row of `METRICS`.
 
     Attributes
     ----------
-    score : str
-        ``"module:function"`` called as ``score(y_true, y_pred, n_classes) -> float``, or as
+    score : "module:function" or function
+        Called as ``score(y_true, y_pred, n_classes) -> float``, or as
         ``score(y_true, proba) -> float`` where it needs probabilities.
     needs : "labels" or "probabilities"
         What it is a function of, besides the true labels.
@@ -41,9 +42,12 @@ class MetricSpec:
         Raised when the same predictions give another value; part of comparability.
     """
 
+    kind: ClassVar[str] = "metric"
+    targets: ClassVar[tuple[str, ...]] = ("score",)
+
     name: str
     title: str
-    score: str
+    score: str | Callable[..., Any]
     needs: Literal["labels", "probabilities"] = "labels"
     is_greater_better: bool = True
     is_pooled: bool = True

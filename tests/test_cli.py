@@ -171,7 +171,7 @@ def test_options_count_before_a_group_and_its_command(emobench):
         (["list", "modles"], "Unknown table 'modles'. Did you mean 'models'?"),
         (["data", "verify", "ravdes"], "Unknown corpus 'ravdes'. Did you mean 'ravdess'?"),
         (["data", "verify", "manifest"], "A manifest must have --path"),
-        (["data", "verify", "ravdess", "--path", "x.csv"], "must be used with the corpus manifest only."),
+        (["data", "verify", "ravdess", "--path", "x.csv"], "unknown key. Known keys of corpus 'ravdess': "),
         (["data", "fetch", "ravdes"], "Unknown corpus 'ravdes'. Did you mean 'ravdess'?"),
         (["data", "make", "--speakers", "4"], "--speakers must be used with a folder of its own"),
         (["data", "make", "x", "--speakers", "25"], "Invalid value for '--speakers'"),

@@ -17,7 +17,7 @@ import typer
 from emobench import __version__
 from emobench.cli.commands import app
 from emobench.cli.frame import Manner, complain, print_json, show_commands, takes_manner
-from emobench.errors import EmobenchError, StorageError
+from emobench.errors import EmobenchError, Stopped, StorageError
 
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
@@ -101,7 +101,7 @@ def _say_continue(arguments: Sequence[str]) -> None:
     complain(f"stopped. What is finished is kept; to continue: emobench {shlex.join(arguments)}")
 
 
-class _SignalError(BaseException):
+class _SignalError(Stopped):
     """A signal that ends us arrived; its number is the argument."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from emobench.audio import Audio, AudioPolicy
 from emobench.audio.damage import SILENCE
 from emobench.audio.decoding import decode, read_bytes, resample
-from emobench.errors import AudioError
+from emobench.errors import AudioError, on_one_line
 from emobench.features import FeatureSpec
 from emobench.files import hash_bytes
 
@@ -116,9 +116,8 @@ def _vectors(
             _check_vector(spec, vector, path)
         except AudioError as error:
             yield error
-        except Exception as error:
-            error.add_note(f"{spec.name} was extracted from {path}")
-            raise
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # of a plug-in, or of a library on odd samples
+            yield AudioError(path, f"{spec.name} failed on it: {on_one_line(f'{type(error).__name__}: {error}')}.")
         else:
             yield vector
 

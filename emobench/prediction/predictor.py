@@ -22,6 +22,7 @@ from emobench.errors import AudioError, BundleError, ConfigError, DataError, Unk
 from emobench.features import FeatureSpec, get_features
 from emobench.features.extraction import keep_freed_memory, remarks_on, vectorise
 from emobench.models.compiled import compiled
+from emobench.registry import Plugins, using
 
 UNCERTAIN = "uncertain"
 """The answer where no emotion is as probable as asked."""
@@ -68,7 +69,12 @@ class WindowPrediction:
     warning: str = ""
 
 
-def load(model: str | os.PathLike[str] | None = None, *, results: str | os.PathLike[str] = "results") -> Predictor:
+def load(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    results: str | os.PathLike[str] = "results",
+    plugins: Plugins = (),
+) -> Predictor:
     """Load a model that answers at once.
 
     Parameters
@@ -77,13 +83,16 @@ def load(model: str | os.PathLike[str] | None = None, *, results: str | os.PathL
         A bundle (folder or zip), a run, or the name of an entry; by default the best model found in `results`.
     results : path
         Folder of runs, where a name is looked for.
+    plugins : path or sequence of path
+        Files whose rows join the tables; see `emobench.registry.using`.
 
     Raises
     ------
     BundleError
         If there is no such model, it cannot be trusted, or its features are not computed here.
     """
-    return Predictor(load_bundle(find_bundle(model, results)))
+    with using(plugins):
+        return Predictor(load_bundle(find_bundle(model, results)))
 
 
 def predict(
@@ -92,10 +101,12 @@ def predict(
     *,
     model: str | os.PathLike[str] | Bundle | None = None,
     results: str | os.PathLike[str] = "results",
+    plugins: Plugins = (),
 ) -> Prediction:
     """Return the emotion of one recording, with a model that is loaded for it; see `load` and `Predictor.predict`."""
-    predictor = Predictor(model) if isinstance(model, Bundle) else load(model, results=results)
-    return predictor.predict(audio, sr)
+    with using(plugins):
+        predictor = Predictor(model) if isinstance(model, Bundle) else load(model, results=results)
+        return predictor.predict(audio, sr)
 
 
 class Predictor:
@@ -339,11 +350,18 @@ def _spec(bundle: Bundle) -> FeatureSpec:
     try:
         spec = get_features(str(name))
     except UnknownNameError as error:
-        raise BundleError(
-            f"A model's features must be known here. {error} Install the plug-in they come from."
-        ) from None
+        if file := bundle.trained_on.get("plugin"):
+            advice = f"They are defined by the plug-in {file}. Give that file with --plugin."
+        else:
+            advice = f"{error} Install the plug-in they come from, or give its file with --plugin."
+        raise BundleError(f"The features {name!r} of this model are not known here. {advice}") from None
     here = (spec.specification(), spec.sr, spec.n_features)
     there = (bundle.features, bundle.sr, bundle.estimator.n_features_in_)
+    if spec.plugin != bundle.features.get("plugin", ""):
+        raise BundleError(
+            f"The features {name!r} of this model were computed by another version of their plug-in "
+            f"{bundle.trained_on.get('plugin', '')}. Use the file that the model was trained with, or train it again."
+        )
     if here != there:
         raise BundleError(
             f"A model must be given the features that it was trained on: {_described(*there)}. This emobench computes "
