@@ -88,6 +88,14 @@ class Row:
                 return f"{part} of {self.name!r} is {target!r}, but {found[1]!r} is not installed"
         return ""
 
+    def check_targets(self) -> None:
+        """Import what the row names; raise `PluginError` where that is not there."""
+        for part in self.targets:
+            try:
+                resolve(getattr(self, part) or str)
+            except PluginError as error:
+                raise PluginError(f"{part} of the {self.kind} {self.name!r}: {error}") from None
+
     def origin_key(self) -> dict[str, str]:
         """Return what a key of this row's results holds for a row of a plug-in file: the file's hash."""
         return {"plugin": self.plugin} if self.plugin else {}
@@ -321,6 +329,7 @@ class PluginFile:
 
 
 _active: ContextVar[tuple[PluginFile, ...]] = ContextVar("plugins", default=())
+_offered: ContextVar[tuple[Row, ...]] = ContextVar("offered", default=())
 _files: dict[str, PluginFile] = {}  # that were loaded in this process, by hash
 _contents: dict[str, tuple[dict[tuple[str, str], Row], str]] = {}
 
@@ -358,6 +367,16 @@ def using(plugins: Plugins = ()) -> Iterator[None]:
         _active.reset(token)
 
 
+@contextlib.contextmanager
+def offering(row: Row) -> Iterator[None]:
+    """Add one row that is in no file and no table, such as one that is being tested, as long as the block lasts."""
+    token = _offered.set((row, *_offered.get()))
+    try:
+        yield
+    finally:
+        _offered.reset(token)
+
+
 def active_files() -> list[PluginFile]:
     """Return the plug-in files that are in use and sound."""
     return [file for file in _active.get() if not file.problem]
@@ -382,7 +401,9 @@ def _row_of(file: PluginFile, kind: str, name: str) -> Row:
 
 
 def _rows_of_files(kind: str) -> list[tuple[Row, str]]:
-    return [(row, file.name) for file in _active.get() for (found, _), row in file.rows.items() if found == kind]
+    found = [(row, file.name) for file in _active.get() for row in file.rows.values()]
+    found += [(row, "this process") for row in _offered.get()]
+    return [(row, origin) for row, origin in found if row.kind == kind]
 
 
 def _broken_files() -> list[PluginFile]:

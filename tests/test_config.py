@@ -165,7 +165,7 @@ def test_parameter_beside_params_is_told_where_parameters_stand():
         ("protocols: [3]", "protocols[0] (line 3): input should be a valid dictionary"),
         ("protocols: [loso, loso]", "protocols[1] (line 3): names in results must be different. 'loso' stands twice."),
         ("protocols: [{n_splits: 3}]", "protocols[0].name (line 3): this key is required"),
-        ("protocols: [{name: loso, n_splits: 3}]", "n_splits (line 3): unknown key. Known keys of protocol 'loso': id, name."),
+        ("protocols: [{name: loso, n_splits: 3}]", "(line 3): unknown key. Known keys of protocol 'loso': id, name."),
         ("protocols: [{name: group-kfold, n_splits: 1}]", "n_splits (line 3): must be at least 2. Got 1."),
         ("protocols: [file]", "protocols[0] (line 3): protocol 'file' must have `path:`. It is absent. Add it."),
         ("tuning: {n_trials: 0}", "tuning.n_trials (line 3): input should be greater than or equal to 1. Got 0."),

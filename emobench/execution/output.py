@@ -1,4 +1,4 @@
-"""What a worker process prints, by Python or by native code: it never reaches a command's stdout, and a job's is kept."""
+"""What a worker process prints, by Python or by native code: a job keeps it as its log, and stdout stays clean."""
 
 from __future__ import annotations
 

@@ -116,7 +116,9 @@ def _vectors(
             _check_vector(spec, vector, path)
         except AudioError as error:
             yield error
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # of a plug-in, or of a library on odd samples
+        except MemoryError:
+            raise
+        except (Exception, SystemExit) as error:  # of a plug-in, or of a library on odd samples
             yield AudioError(path, f"{spec.name} failed on it: {on_one_line(f'{type(error).__name__}: {error}')}.")
         else:
             yield vector

@@ -30,20 +30,29 @@ LUNA_FOLDS = ((2, 5, 14, 15, 16), (3, 6, 7, 13, 18), (10, 11, 12, 19, 20), (8, 1
 def make_folds(
     name: str, labels: Labels, *, options: Mapping[str, Any] | None = None, seed: int = 0, repeat: int = 0
 ) -> list[Fold]:
+    """Split a corpus by the protocol of a name; see `split`."""
+    return split(get_protocol(name), labels, options=options, seed=seed, repeat=repeat)
+
+
+def split(
+    row: ProtocolSpec, labels: Labels, *, options: Mapping[str, Any] | None = None, seed: int = 0, repeat: int = 0
+) -> list[Fold]:
     """Split a corpus by a protocol.
 
     Raises
     ------
     SplitError
         If the protocol cannot split this corpus: too few speakers, or one that it does not know.
+    ConfigError
+        If a protocol of a plug-in fails, or does not return a fold for each utterance.
     """
-    row = get_protocol(name)
     if row.corpora and (labels.source or labels.corpus) not in row.corpora:
         raise SplitError(
-            f"Protocol {name!r} must be used with {' or '.join(row.corpora)}. Got corpus {labels.corpus!r}. "
+            f"Protocol {row.name!r} must be used with {' or '.join(row.corpora)}. Got corpus {labels.corpus!r}. "
             "Take loso or group-kfold, which fit any corpus."
         )
-    numbers = _assign(row, labels, seed, {option: its.default for option, its in row.options.items()} | (options or {}))
+    defaults = {option: its.default for option, its in row.options.items()}
+    numbers = _assign(row, labels, seed, defaults | dict(options or {}))
     return [
         Fold(repeat, int(index), np.flatnonzero(numbers != index), np.flatnonzero(numbers == index))
         for index in np.unique(numbers)

@@ -16,7 +16,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 
 from emobench import metrics
-from emobench.errors import DataError
+from emobench.errors import ConfigError, DataError, UnknownNameError
 from emobench.files import json_bytes, write_bytes
 from emobench.reports import leaderboard, page, premium, slices
 from emobench.reports.leaderboard import DECIMALS, KEYS
@@ -168,9 +168,15 @@ def rebuild(folder: Path, *, output: Path | None = None) -> list[str]:
                 f"{path}: must be as the run wrote it. Its SHA-256 is not the one in {SUMS}. Run the same config again "
                 "to write it anew; finished jobs are kept."
             )
-    if output is None or output.resolve() == folder.resolve():
-        return write_derived(folder, run)
-    files = _derive_from(folder, run)
+    try:
+        if output is None or output.resolve() == folder.resolve():
+            return write_derived(folder, run)
+        files = _derive_from(folder, run)
+    except UnknownNameError as error:
+        if not run.get("plugins"):
+            raise
+        used = ", ".join(item["file"] for item in run["plugins"])
+        raise ConfigError(f"{error} This run used {used}. Give that file with --plugin.") from None
     for name, content in files.items():
         write_bytes(output / name, content)
     return list(files)

@@ -210,6 +210,8 @@ def prepare(
     StorageError
         If the feature store cannot be written.
     """
+    for row in used_rows(config):
+        row.check_targets()
     datasets: list[Dataset] = []
     for corpus in config.corpora:
         if pool is None:
@@ -257,16 +259,20 @@ def run_name(config: RunConfig, datasets: Sequence[Dataset]) -> str:
     return f"{config.name}-{digest(content)[:8]}"
 
 
-def plugin_rows(config: RunConfig) -> dict[str, str]:
-    """Return the rows of plug-in files that a config uses, ``"model logreg"``, with the hash of each one's file."""
-    used: list[Row] = [
+def used_rows(config: RunConfig) -> list[Row]:
+    """Return the rows of all tables that a config names."""
+    return [
         *(get_corpus(row.name) for row in config.corpora),
         *(get_features(name) for name in config.features),
         *(models.get_model(row.name) for row in config.models),
         *(get_protocol(row.name) for row in config.protocols),
         *(get_metric(name) for name in config.metrics),
     ]
-    return {f"{row.kind} {row.name}": row.plugin for row in used if row.plugin}
+
+
+def plugin_rows(config: RunConfig) -> dict[str, str]:
+    """Return the rows of plug-in files that a config uses, ``"model logreg"``, with the hash of each one's file."""
+    return {f"{row.kind} {row.name}": row.plugin for row in used_rows(config) if row.plugin}
 
 
 def portable(config: RunConfig) -> dict[str, Any]:
