@@ -1,4 +1,4 @@
-"""Exceptions of emobench, and the one lookup that every registry uses.
+"""Exceptions of emobench, and how their messages are made.
 
 Each exception carries the exit code that the command line ends with. A message says what must hold, what was
 given and what to do; a person at a terminal sees that message and no traceback.
@@ -13,6 +13,10 @@ class EmobenchError(Exception):
     """Root of every error that emobench raises on purpose."""
 
     exit_code = 1
+
+
+class Stopped(BaseException):
+    """The command line is to leave, as Ctrl-C asks for; whoever catches everything lets this one through."""
 
 
 class ConfigError(EmobenchError, ValueError):
@@ -81,10 +85,15 @@ MAX_LISTED = 20
 
 def listing(problems: list[str], *, limit: int = MAX_LISTED) -> str:
     """Join problems one a line, the first `limit` of them, with a count of the rest."""
-    lines = [f"  {problem}" for problem in problems[:limit]]
+    lines = [f"  {on_one_line(problem)}" for problem in problems[:limit]]
     if len(problems) > limit:
         lines.append(f"  … and {len(problems) - limit} more")
     return "\n".join(lines)
+
+
+def on_one_line(text: str) -> str:
+    """Return a text with line breaks and other control characters spelled out, so that it is one line of a list."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def did_you_mean(name: str, known: list[str]) -> str:

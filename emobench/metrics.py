@@ -22,12 +22,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from emobench.errors import ConfigError, EmobenchError
-from emobench.registry import lookup, resolve
+from emobench.registry import Row, lookup, resolve
 
 N_BINS = 15
 NO_PROBABILITIES = "the model gives no probabilities"
@@ -43,7 +43,7 @@ class MetricError(EmobenchError, ValueError):
 
 
 @dataclass(frozen=True)
-class MetricSpec:
+class MetricSpec(Row):
     """A row of `METRICS`.
 
     Attributes
@@ -75,6 +75,9 @@ class MetricSpec:
     version : int
         Raised when the same predictions give another value; part of comparability.
     """
+
+    kind: ClassVar[str] = "metric"
+    targets: ClassVar[tuple[str, ...]] = ("score",)
 
     name: str
     title: str

@@ -264,7 +264,7 @@ def test_options_count_before_a_group_and_its_command(emobench):
         (["list", "modles"], "Unknown table 'modles'. Did you mean 'models'?"),
         (["data", "verify", "ravdes"], "Unknown corpus 'ravdes'. Did you mean 'ravdess'?"),
         (["data", "verify", "manifest"], "Corpus 'manifest' needs --path"),
-        (["data", "verify", "ravdess", "--path", "x.csv"], "must be used with the corpus manifest only."),
+        (["data", "verify", "ravdess", "--path", "x.csv"], "unknown key. Known keys of corpus 'ravdess': "),
         (["data", "fetch", "ravdes"], "Unknown corpus 'ravdes'. Did you mean 'ravdess'?"),
         (["data", "make", "--speakers", "4"], "--speakers 4 needs a folder of its own"),
         (["data", "make", "x", "--speakers", "25"], "Invalid value for '--speakers'"),

@@ -165,8 +165,8 @@ def test_parameter_beside_params_is_told_where_parameters_stand():
         ("protocols: [3]", "protocols[0] (line 3): input should be a valid dictionary"),
         ("protocols: [loso, loso]", "protocols[1] (line 3): names in results must be different. 'loso' stands twice."),
         ("protocols: [{n_splits: 3}]", "protocols[0].name (line 3): this key is required"),
-        ("protocols: [{name: loso, n_splits: 3}]", "n_splits (line 3): must be an option of protocol 'loso'."),
-        ("protocols: [{name: group-kfold, n_splits: 1}]", "n_splits (line 3): input should be greater than or equal to 2."),  # noqa: E501
+        ("protocols: [{name: loso, n_splits: 3}]", "(line 3): unknown key. Known keys of protocol 'loso': id, name."),
+        ("protocols: [{name: group-kfold, n_splits: 1}]", "n_splits (line 3): must be at least 2. Got 1."),
         ("protocols: [file]", "protocols[0] (line 3): protocol 'file' must have `path:`. It is absent. Add it."),
         ("tuning: {n_trials: 0}", "tuning.n_trials (line 3): input should be greater than or equal to 1. Got 0."),
         ("tuning: {inner_splits: 1}", "tuning.inner_splits (line 3): input should be greater than or equal to 2. Got 1."),  # noqa: E501
@@ -214,9 +214,8 @@ def test_wrong_model_parameter_is_refused_at_its_line(params, says):
         ("{name: ravdess, emotions: [sad]}", "list should have at least 2 items after validation, not 1"),
         ("{name: ravdess, emotions: no}", "input should be a valid list. Got 'no' (text)."),
         ("{name: ravdess, when_missing: synthetc}", "Did you mean 'synthetic'?"),
-        ("{name: ravdess, id: mine}", "corpora[0].id (line 1): must be used with the corpus manifest only."),
-        ("{name: ravdess, path: x.csv}", "corpora[0].path (line 1): must be used with the corpus manifest only."),
-        ("{name: manifest}", "corpora[0] (line 1): a manifest must have `path:`"),
+        ("{name: ravdess, path: x.csv}", "corpora[0].path (line 1): unknown key. Known keys of corpus 'ravdess': "),
+        ("{name: manifest}", "corpora[0] (line 1): corpus 'manifest' must have `path:`"),
         ('{name: ravdess, root: ""}', "root (line 1): string should have at least 1 character"),
         ('{name: ravdess, root: "a\\0b"}', "holds a NUL character"),
         ('{name: ravdess, root: "\\ud800"}', "corpora[0].root (line 1): "),

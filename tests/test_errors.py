@@ -1,6 +1,3 @@
-import importlib.metadata
-from dataclasses import dataclass
-
 import pytest
 
 from emobench import errors
@@ -20,33 +17,15 @@ from emobench.errors import (
     UnknownNameError,
     did_you_mean,
     listing,
+    on_one_line,
 )
 from emobench.features import get_features
 from emobench.metrics import get_metric
 from emobench.models import get_model
 from emobench.protocols import get_protocol
-from emobench.registry import lookup, plural, resolve, rows
+from emobench.registry import lookup
 
 TABLE = {"svm": 1, "mlp": 2, "xgboost": 3}
-
-
-@dataclass
-class Plugin:
-    """An installed entry point."""
-
-    name: str
-    row: object
-
-    def load(self):
-        return self.row
-
-
-@pytest.fixture
-def plugins(monkeypatch):
-    """Install entry points for this test: group → list of `Plugin`."""
-    groups = {}
-    monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: groups.get(group, []))
-    return groups
 
 
 @pytest.mark.parametrize(
@@ -103,34 +82,6 @@ def test_lookup_of_what_is_no_name_is_refused_in_plain_words(name):
         lookup("model", TABLE, name)
 
 
-@pytest.mark.parametrize(
-    "kind, group",
-    [
-        ("model", "emobench.models"),
-        ("feature set", "emobench.features"),
-        ("corpus", "emobench.corpora"),
-        ("metric", "emobench.metrics"),
-        ("protocol", "emobench.protocols"),
-    ],
-)
-def test_lookup_finds_a_plugin_and_names_it_among_the_known(plugins, kind, group):
-    assert group == f"emobench.{plural(kind)}"
-    plugins[group] = [Plugin("theirs", "their row")]
-    assert lookup(kind, TABLE, "theirs") == "their row"
-    with pytest.raises(UnknownNameError, match=r"Did you mean 'theirs'\? .*: mlp, svm, theirs, xgboost\.$"):
-        lookup(kind, TABLE, "thiers")
-
-
-def test_lookup_prefers_the_own_row_to_a_plugin_of_that_name(plugins):
-    plugins["emobench.models"] = [Plugin("svm", "theirs")]
-    assert lookup("model", TABLE, "svm") == 1
-
-
-def test_rows_shows_plugins_behind_the_own_rows(plugins):
-    plugins["emobench.models"] = [Plugin("zeta", 8), Plugin("alpha", 9), Plugin("svm", "hidden")]
-    assert rows("model", TABLE) == [*TABLE.values(), 9, 8]
-
-
 @pytest.mark.parametrize("get", [get_corpus, get_features, get_metric, get_model, get_protocol])
 def test_every_registry_answers_a_typo(get):
     with pytest.raises(UnknownNameError, match=r"Unknown [a-z ]+ 'no-such-name'\. Known [a-z]+: "):
@@ -154,5 +105,11 @@ def test_listing_counts_what_it_does_not_show():
     assert listing(["a", "b", "c"], limit=1).splitlines() == ["  a", "  … and 2 more"]
 
 
-def test_resolve_imports_what_a_row_names():
-    assert resolve("emobench.errors:listing") is listing
+def test_listing_keeps_each_problem_on_its_line():
+    assert listing(["two\nlines", "\x1b[31mred"]).splitlines() == ["  two\\nlines", "  \\x1b[31mred"]
+
+
+@pytest.mark.parametrize("text", ["a\nb", "a\r\n", "\x1b[2J", "\u2028", "\udc80"], ids=repr)
+def test_on_one_line_spells_out_what_steers_a_terminal(text):
+    assert on_one_line(text).isprintable()
+    assert on_one_line("plain – text") == "plain – text"

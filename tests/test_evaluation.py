@@ -13,7 +13,7 @@ from emobench.features import FeatureTable, get_features
 from emobench.protocols import PROTOCOLS, Labels
 from emobench.protocols.certificate import rows_fingerprint
 from emobench.protocols.folds import make_folds
-from emobench.running.evaluation import FoldResult, Job, derive_seed, evaluate
+from emobench.running.evaluation import FoldResult, Job, derive_seed, evaluate, fit_everything
 
 EMOTIONS = ("angry", "calm", "fearful", "happy", "sad")
 HONEST = [name for name, row in PROTOCOLS.items() if not row.waives and name != "file"]
@@ -172,8 +172,18 @@ def test_evaluate_says_whether_an_iterative_model_has_converged(model, params, c
     assert FoldResult.from_json(result.to_json()).converged is converged
 
 
-@pytest.mark.parametrize("answer", [np.full(10, 7), np.zeros(3, int)], ids=["unknown code", "too few"])
-def test_evaluate_refuses_predictions_that_are_no_codes(monkeypatch, answer):
+@pytest.mark.parametrize(
+    "answer, says",
+    [
+        (np.full(10, 7), "predict returned 7, which is none of the classes it was fitted on"),
+        (np.zeros(3, int), "predict returned an array of shape (3,) for 10 utterances"),
+        (np.array([0.0, np.nan] * 5), "predict returned NaN for 5 of 10 utterances"),
+        (np.array([0, None, np.nan] * 3 + [1], object), "predict returned NaN for 3 of 10 utterances"),
+        (np.array(["angry"] * 10), "predict returned 'angry', which is none of the classes"),
+    ],
+    ids=["unknown code", "too few", "NaN", "NaN among objects", "text"],
+)
+def test_evaluate_refuses_predictions_that_are_no_codes(monkeypatch, answer, says):
     class Wrong:
         def fit(self, X, y):
             return self
@@ -184,7 +194,20 @@ def test_evaluate_refuses_predictions_that_are_no_codes(monkeypatch, answer):
     monkeypatch.setattr(models, "build", lambda *args, **kwargs: Wrong())
     labels = design(n_speakers=6, n_repetitions=1)
     result = evaluate(rows_of(np.zeros((30, 2), np.float32), np.arange(30) % 5, labels), job_of(fold_of(labels)))
-    assert "predict must return 10 codes of 5 classes" in result.error
+    assert says in result.error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit, MemoryError])
+def test_evaluate_returns_whatever_a_model_raises(monkeypatch, error):
+    class Wrong:
+        def fit(self, X, y):
+            raise error("two\nlines \x1b[31m")
+
+    monkeypatch.setattr(models, "build", lambda *args, **kwargs: Wrong())
+    labels = design(n_speakers=6, n_repetitions=1)
+    table = rows_of(np.zeros((30, 2), np.float32), np.arange(30) % 5, labels)
+    assert evaluate(table, job_of(fold_of(labels))).error == rf"{error.__name__}: two\nlines \x1b[31m"
+    assert fit_everything(table, job_of(fold_of(labels))).error == rf"{error.__name__}: two\nlines \x1b[31m"
 
 
 def test_fold_result_survives_json_exactly():

@@ -17,7 +17,7 @@ LAYERS = {  # each room of the package; docs/architecture.md says what happens i
     4: "config bundles reports comparison",
     5: "prediction",
     6: "running",
-    7: "cli",
+    7: "cli testing",
     8: "__main__",
 }
 LAYER_OF = {module: layer for layer, modules in LAYERS.items() for module in modules.split()}

@@ -40,9 +40,9 @@ def test_scan_reads_required_and_optional_columns_sorted_by_path(corpus):
         "sad,more/c.wav,30,s2,,,,\n"
         " angry ,./a.wav,31, s1 ,F,kids,strong,2\n"
     )
-    assert scan(None, path=path, name="mine").utterances == (
-        Utterance("a.wav", "mine", "s1", "angry", "female", "kids", "strong", "2"),
-        Utterance("more/c.wav", "mine", "s2", "sad"),
+    assert scan(None, path=path).utterances == (
+        Utterance("a.wav", "manifest", "s1", "angry", "female", "kids", "strong", "2"),
+        Utterance("more/c.wav", "manifest", "s2", "sad"),
     )
 
 

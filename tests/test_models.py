@@ -1,16 +1,11 @@
 """The contract of a model, held by every row of `MODELS` and by every plug-in."""
 
 import importlib.metadata
-import pickle
-import random
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from sklearn.base import clone
-from sklearn.model_selection import GroupKFold, cross_validate
 
 from emobench.errors import ConfigError, UnknownNameError
 from emobench.models import (
@@ -23,7 +18,9 @@ from emobench.models import (
     parameters,
     settings,
 )
-from emobench.registry import resolve
+from emobench.testing import check_model
+from emobench.testing.models import MODEL_CHECKS, X, Y
+from emobench.testing.rows import check_row
 
 ROOT = Path(__file__).parents[1]
 QUICK = {
@@ -32,173 +29,35 @@ QUICK = {
     "mlp": {"hidden_layer_sizes": [16]},
     "xgboost": {"n_estimators": 15},
 }
-LABELS = np.array(["angry", "calm", "happy", "sad"])
-N_FEATURES = 20
 
-
-def make_blobs(n_speakers=6, n_clips=20, seed=0):
-    """Return (X, codes, speakers) of four classes that a straight line separates."""
-    rng = np.random.default_rng(seed)
-    codes = np.tile(np.arange(len(LABELS)), n_speakers * n_clips // len(LABELS))
-    centres = rng.normal(scale=5, size=(len(LABELS), N_FEATURES))
-    X = (centres[codes] + rng.normal(size=(len(codes), N_FEATURES))).astype(np.float32)
-    return X, codes, np.repeat(np.arange(n_speakers), n_clips)
-
-
-X, CODES, SPEAKERS = make_blobs()
-Y = LABELS[CODES]
-UNHEARD = make_blobs(seed=0)[0][::7] + np.float32(0.1)
+# (model, check) → why it need not hold.
+EXCEPTIONS = {
+    ("dummy", "beats_chance"): "it is chance",
+    ("dummy", "does_not_order_labels"): "all classes are equally frequent, and it says the first",
+}
 
 
 def make(spec, *, random_state=0):
     return build(spec, QUICK.get(spec.name), random_state=random_state)
 
 
-def answers(estimator, X):
-    """Return everything a fitted estimator says about X: labels, and probabilities where it has them."""
-    proba = estimator.predict_proba(X) if hasattr(estimator, "predict_proba") else np.empty(0)
-    return estimator.predict(X), proba
-
-
-def assert_same_answers(one, other, X=UNHEARD):
-    for left, right in zip(answers(one, X), answers(other, X), strict=True):
-        np.testing.assert_array_equal(left, right)
-
-
-def check_labels_may_be_strings(spec):
-    estimator = make(spec).fit(X, Y)
-    assert estimator.classes_.tolist() == LABELS.tolist()
-    assert estimator.predict(UNHEARD).shape == (len(UNHEARD),)
-    assert set(estimator.predict(UNHEARD)) <= set(LABELS)
-
-
-def check_names_of_labels_do_not_matter(spec):
-    with_codes, with_names = make(spec).fit(X, CODES), make(spec).fit(X, Y)
-    assert with_codes.classes_.tolist() == [0, 1, 2, 3]
-    np.testing.assert_array_equal(LABELS[with_codes.predict(UNHEARD)], with_names.predict(UNHEARD))
-    np.testing.assert_array_equal(answers(with_codes, UNHEARD)[1], answers(with_names, UNHEARD)[1])
-
-
-def check_order_of_labels_does_not_matter(spec):
-    reversed_codes = len(LABELS) - 1 - CODES
-    predicted = make(spec).fit(X, reversed_codes).predict(X)
-    np.testing.assert_array_equal(len(LABELS) - 1 - predicted, make(spec).fit(X, CODES).predict(X))
-
-
-def check_classes_may_have_gaps(spec):
-    kept = np.isin(CODES, [1, 3])
-    estimator = make(spec).fit(X[kept], CODES[kept])
-    assert estimator.classes_.tolist() == [1, 3]
-    assert set(estimator.predict(UNHEARD)) <= {1, 3}
-    assert answers(estimator, UNHEARD)[1].shape in {(len(UNHEARD), 2), (0,)}
-
-
-def check_probabilities_are_probabilities(spec):
-    estimator = make(spec).fit(X, Y)
-    if not hasattr(estimator, "predict_proba"):
-        return
-    proba = estimator.predict_proba(UNHEARD)
-    assert proba.shape == (len(UNHEARD), len(LABELS))
-    assert (proba >= 0).all()
-    np.testing.assert_allclose(proba.sum(axis=1), 1, atol=1e-5)
-    np.testing.assert_array_equal(estimator.classes_[proba.argmax(axis=1)], estimator.predict(UNHEARD))
-
-
-def check_same_seed_gives_same_answers(spec):
-    assert_same_answers(make(spec, random_state=3).fit(X, Y), make(spec, random_state=3).fit(X, Y))
-
-
-def check_clone_is_unfitted_and_equal(spec):
-    estimator = make(spec).fit(X, Y)
-    copy = clone(estimator)
-    assert not hasattr(copy[-1], "classes_")
-    assert copy[-1].get_params() == estimator[-1].get_params()
-    assert_same_answers(copy.fit(X, Y), estimator)
-
-
-def check_parameters_round_trip(spec):
-    params = make(spec)[-1].get_params()
-    fresh = resolve(spec.estimator)().set_params(**params)
-    assert fresh.get_params() == params
-
-
-def check_pickle_keeps_answers(spec):
-    """Workers return fitted models through pickle."""
-    estimator = make(spec).fit(X, Y)
-    assert_same_answers(pickle.loads(pickle.dumps(estimator)), estimator)
-
-
-def check_data_may_be_read_only(spec):
-    """loky hands large arrays to workers as read-only memory maps."""
-    frozen = [array.copy() for array in (X, Y, UNHEARD)]
-    for array in frozen:
-        array.setflags(write=False)
-    answers(make(spec).fit(frozen[0], frozen[1]), frozen[2])
-    np.testing.assert_array_equal(frozen[0], X)
-
-
-def check_one_clip_is_answered_as_in_a_batch(spec):
-    estimator = make(spec).fit(X, Y)
-    labels, proba = answers(estimator, UNHEARD)
-    for row in range(3):
-        label, row_proba = answers(estimator, UNHEARD[row : row + 1])
-        assert label[0] == labels[row]
-        np.testing.assert_allclose(row_proba, proba[row : row + 1], atol=1e-6)
-
-
-def check_beats_chance(spec):
-    train = SPEAKERS < 4
-    accuracy = np.mean(make(spec).fit(X[train], Y[train]).predict(X[~train]) == Y[~train])
-    assert accuracy > 0.9  # chance is 0.25
-
-
-def check_refitting_forgets(spec):
-    estimator = make(spec).fit(X[::-1] * 3, np.roll(Y, 7))
-    assert_same_answers(estimator.fit(X, Y), make(spec).fit(X, Y))
-
-
-def check_works_in_cross_validate(spec):
-    scores = cross_validate(make(spec), X, Y, groups=SPEAKERS, cv=GroupKFold(2), error_score="raise")
-    assert np.isfinite(scores["test_score"]).all()
-
-
-def check_leaves_global_random_states(spec):
-    before = random.getstate(), np.random.get_state()[1].tolist()
-    answers(make(spec).fit(X, Y), UNHEARD)
-    assert before == (random.getstate(), np.random.get_state()[1].tolist())
-
-
-def check_parameters_are_known(spec):
-    assert "random_state" not in parameters(spec)
-    assert set(spec.defaults) <= set(parameters(spec))
-    check_parameters(spec, parameters(spec))
-    with pytest.raises(ConfigError, match=f"Unknown parameter 'depht' of model {spec.name!r}.* Known parameters: "):
-        check_parameters(spec, {"depht": 3})
-
-
-CHECKS = [
-    check for name, check in list(globals().items()) if name.startswith("check_") and check is not check_parameters
-]
-
-# (model, check) → why it need not hold.
-EXCEPTIONS = {
-    ("dummy", check_beats_chance): "it is chance",
-    ("dummy", check_order_of_labels_does_not_matter): "all classes are equally frequent, and it says the first",
-}
-
-
-@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__.removeprefix("check_"))
+@pytest.mark.parametrize("check", MODEL_CHECKS)
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_model(name, check):
     if reason := EXCEPTIONS.get((name, check)):
         pytest.skip(reason)
-    check(get_model(name))
+    MODEL_CHECKS[check](get_model(name), QUICK.get(name, {}))
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_row_keeps_the_contract_of_rows(name):
+    check_row(MODELS[name], "model")
 
 
 def test_exceptions_are_exceptions():
     for (name, check), reason in EXCEPTIONS.items():
         with pytest.raises(AssertionError):
-            check(get_model(name))
+            MODEL_CHECKS[check](get_model(name), QUICK.get(name, {}))
         assert reason
 
 
@@ -206,6 +65,8 @@ class EntryPoint:
     """What an installed plug-in looks like to `importlib.metadata`."""
 
     name = "lda"
+    value = "theirs:LDA"
+    dist = None
 
     def load(self):
         return ModelSpec(
@@ -224,8 +85,7 @@ def plugin(monkeypatch):
 
 
 def test_plug_in_of_ten_lines_keeps_the_contract(plugin):
-    for check in CHECKS:
-        check(get_model("lda"))
+    check_model(get_model("lda"))
 
 
 def test_row_added_to_the_table_is_found(monkeypatch):
@@ -341,7 +201,8 @@ class Blocked:
         if name.partition(".")[0] in HEAVY:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Blocked())
-from tests.test_models import MODELS, X, Y, UNHEARD, answers, check_parameters, make, parameters
+from emobench.testing.models import UNHEARD, X, Y, answers
+from tests.test_models import MODELS, check_parameters, make, parameters
 for spec in MODELS.values():
     check_parameters(spec, parameters(spec))
     if not HEAVY & set(spec.requires):

@@ -16,6 +16,7 @@ import typer
 
 from emobench.cli.console import printable
 from emobench.errors import ConfigError
+from emobench.registry import using
 
 app = typer.Typer(
     name="emobench",
@@ -52,15 +53,22 @@ Dask = Annotated[
 
 @dataclass(frozen=True)
 class Manner:
-    """How a command speaks: the options that every command takes, before its name or after."""
+    """How a command speaks, and whose rows it knows: what every command takes, before its name or after."""
 
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")] = False
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print results and errors only.")] = False
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Print every warning in full.")] = False
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False
+    plugins: Annotated[
+        list[str],
+        typer.Option("--plugin", metavar="FILE", help="Add the rows of this Python file; may be repeated."),
+    ] = ()  # type: ignore[assignment]  (a list cannot be a default, and typer takes any)
 
     def __or__(self, other: Manner | None) -> Manner:
-        return Manner(*(getattr(self, item.name) or getattr(other, item.name, False) for item in fields(self)))
+        if other is None:
+            return self
+        flags = [getattr(self, item.name) or getattr(other, item.name) for item in fields(self)[:-1]]
+        return Manner(*flags, plugins=(*other.plugins, *self.plugins))
 
 
 _MANNER = list(inspect.signature(Manner, eval_str=True).parameters.values())
@@ -78,7 +86,8 @@ def takes_manner(function: Callable[..., None]) -> Callable[..., None]:
         arguments = {key: _expand(value) if isinstance(value, Path) else value for key, value in arguments.items()}
         if wants_context:
             arguments["context"] = context
-        function(**arguments, manner=manner)
+        with using(() if context.invoked_subcommand else manner.plugins):
+            function(**arguments, manner=manner)
 
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     taken = [*own, *_MANNER] if wants_context else [context, *own, *_MANNER]

@@ -18,7 +18,7 @@ from emobench import __version__
 from emobench.cli.commands import app
 from emobench.cli.console import printable, warn
 from emobench.cli.frame import Manner, complain, print_json, show_commands, takes_manner
-from emobench.errors import EmobenchError, StorageError
+from emobench.errors import EmobenchError, Stopped, StorageError
 
 BROKEN_PIPE = 128 + signal.SIGPIPE
 
@@ -104,7 +104,7 @@ def _say_continue(arguments: Sequence[str]) -> None:
         print(f"Stopped. Finished work is kept. To continue: {command}", file=sys.stderr)
 
 
-class _SignalError(BaseException):
+class _SignalError(Stopped):
     """A signal that ends us arrived; its number is the argument."""
 
 

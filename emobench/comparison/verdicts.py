@@ -19,7 +19,7 @@ from emobench.comparison import comparability
 from emobench.comparison.comparability import SIDES, Board, NotComparableError
 from emobench.errors import ConfigError, DataError
 from emobench.metrics import METRICS, RECALL, MetricSpec, get_metric
-from emobench.registry import lookup
+from emobench.registry import Plugins, lookup, using
 from emobench.results.run import Results, load_results
 from emobench.results.tables import LEADERBOARD, PREDICTIONS, in_markdown
 from emobench.statistics.counts import Counts, count_entries, score
@@ -214,6 +214,7 @@ def compare(
     fail: Mapping[str, float | str | Tolerance] | None = None,
     fail_inconclusive: bool = False,
     allow_missing: bool = False,
+    plugins: Plugins = (),
 ) -> Comparison:
     """Compare a candidate run with a baseline, entry by entry.
 
@@ -229,6 +230,8 @@ def compare(
         Let the exit code be 11 where something cannot be told.
     allow_missing : bool
         Let entries pass that only the baseline has: the candidate is meant to be a part of it.
+    plugins : path or sequence of path
+        Files whose rows join the tables; see `emobench.registry.using`.
 
     Returns
     -------
@@ -246,6 +249,17 @@ def compare(
     DataError
         If a file is damaged.
     """
+    with using(plugins):
+        return _compare(baseline, candidate, fail, fail_inconclusive, allow_missing)
+
+
+def _compare(
+    baseline: str | os.PathLike[str] | Results,
+    candidate: str | os.PathLike[str] | Results,
+    fail: Mapping[str, float | str | Tolerance] | None,
+    fail_inconclusive: bool,
+    allow_missing: bool,
+) -> Comparison:
     sides = [side if isinstance(side, Results) else load_results(side) for side in (baseline, candidate)]
     tolerances = {name: Tolerance.parse(value) for name, value in (DEFAULT_FAIL if fail is None else fail).items()}
     _check_metrics(tolerances, sides)

@@ -26,9 +26,9 @@ from pydantic import (
 
 from emobench import features, metrics, models
 from emobench.audio import AudioPolicy
-from emobench.corpora import get_corpus
+from emobench.corpora import CorpusSpec, get_corpus
 from emobench.errors import ConfigError, UnknownNameError, did_you_mean
-from emobench.protocols import get_protocol
+from emobench.protocols import ProtocolSpec, get_protocol
 
 SCHEMA_VERSION = 1
 
@@ -81,31 +81,72 @@ class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
 
-class CorpusConfig(_Closed):
-    """A corpus: a row of `CORPORA`, where its files are, and which emotions to take."""
+class _WithOptions(_Closed):
+    """An item of a list that names a row, with the row's options flat beside the keys that all items have."""
+
+    model_config = ConfigDict(extra="allow")
+
+    @property
+    def _row(self) -> Any:
+        raise NotImplementedError
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Every option of the row, with its value or default."""
+        return {name: option.default for name, option in self._row.options.items()} | (self.model_extra or {})
+
+    def _option_faults(self, info: ValidationInfo) -> list[tuple[Location, str]]:
+        """Check the options that are given, make their paths absolute, and return what is wrong."""
+        row, given = self._row, self.model_extra
+        assert given is not None  # extra keys are allowed
+        for name in [name for name, value in given.items() if value is None]:  # `n_splits:` with nothing behind it
+            del given[name]
+        known = sorted({*type(self).model_fields, *row.options})
+        faults: list[tuple[Location, str]] = []
+        for name, value in given.items():
+            if name not in row.options:
+                known_keys = f"Known keys of {row.kind} {row.name!r}: {', '.join(known)}."
+                faults.append(((name,), f"unknown key.{did_you_mean(name, known)} {known_keys}"))
+            elif problem := row.options[name].problem(value):
+                faults.append(((name,), f"{problem} Correct it."))
+            elif row.options[name].type is Path:
+                try:
+                    given[name] = _resolved(value, info)
+                except ValueError as error:
+                    faults.append(((name,), str(error)))
+        for name, option in row.options.items():
+            if option.default is None and name not in given:
+                faults.append(((), f"{row.kind} {row.name!r} must have `{name}:`. It is absent. Add it."))
+        return faults
+
+
+class CorpusConfig(_WithOptions):
+    """A corpus: a row of `CORPORA`, where its files are, which emotions to take, and the options that the row has."""
 
     name: CorpusName
     id: Identifier | None = None
     root: FilePath | None = None
-    path: FilePath | None = None
     when_missing: Literal["error", "fetch", "synthetic"] = "error"
     emotions: list[Name] | None = Field(default=None, min_length=2)
 
     @property
+    def _row(self) -> CorpusSpec:
+        return get_corpus(self.name)
+
+    @property
+    def path(self) -> str | None:
+        """The file that a corpus such as a manifest is read from; None for one that is a folder."""
+        return self.options.get("path")
+
+    @property
     def label(self) -> str:
-        """Name in results: the row's, or a manifest's `id` or file name."""
-        return self.name if self.path is None else self.id or Path(self.path).stem
+        """Name in results: the `id`, else a manifest's file name, else the row's."""
+        return self.id or (self.name if self.path is None else Path(self.path).stem)
 
     @model_validator(mode="after")
-    def _check(self) -> CorpusConfig:
-        is_manifest = self.name == "manifest"
-        faults: list[tuple[Location, str]] = []
-        for key in ("id", "path"):
-            if getattr(self, key) is not None and not is_manifest:
-                faults.append(((key,), f"must be used with the corpus manifest only. Got {self.name!r}. Remove it."))
-        if is_manifest and self.path is None:
-            faults.append(((), "a manifest must have `path:`, the CSV of its recordings. It is absent. Add it."))
-        known = get_corpus(self.name).emotions
+    def _check(self, info: ValidationInfo) -> CorpusConfig:
+        faults = self._option_faults(info)
+        known = self._row.emotions
         for index, emotion in enumerate(self.emotions or ()):
             if known and emotion not in known:
                 near = did_you_mean(emotion, list(known))
@@ -148,39 +189,23 @@ class ModelConfig(_Closed):
         return self
 
 
-class ProtocolConfig(_Closed):
+class ProtocolConfig(_WithOptions):
     """A protocol: a row of `PROTOCOLS`, its name on the leaderboard, and the options that the row has."""
 
     name: ProtocolName
     id: Identifier | None = None
-    n_splits: int | None = Field(default=None, ge=2)
-    path: FilePath | None = None
-    protocol: str | None = None
+
+    @property
+    def _row(self) -> ProtocolSpec:
+        return get_protocol(self.name)
 
     @property
     def label(self) -> str:
         return self.id or self.name
 
-    @property
-    def options(self) -> dict[str, Any]:
-        given = {"n_splits": self.n_splits, "path": self.path, "protocol": self.protocol}
-        return {**get_protocol(self.name).options, **{k: v for k, v in given.items() if v is not None}}
-
     @model_validator(mode="after")
-    def _check(self) -> ProtocolConfig:
-        row = get_protocol(self.name)
-        given = {key for key in self.model_fields_set - {"name", "id"} if getattr(self, key) is not None}
-        takes = f"It takes {', '.join(row.options)}." if row.options else "It takes no options."
-        faults: list[tuple[Location, str]] = [
-            ((key,), f"must be an option of protocol {self.name!r}. {takes} Remove it.")
-            for key in sorted(given - set(row.options))
-        ]
-        faults += [
-            ((), f"protocol {self.name!r} must have `{key}:`. It is absent. Add it.")
-            for key, default in row.options.items()
-            if default is None and key not in given
-        ]
-        if faults:
+    def _check(self, info: ValidationInfo) -> ProtocolConfig:
+        if faults := self._option_faults(info):
             raise LocatedError(*faults)
         return self
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
-from emobench.registry import lookup
+from emobench.registry import Option, Row, lookup
 
 
 @dataclass(frozen=True)
@@ -99,39 +100,47 @@ class Archive:
 
 
 @dataclass(frozen=True)
-class CorpusSpec:
+class CorpusSpec(Row):
     """A row of `CORPORA`.
 
     Attributes
     ----------
-    scan : str
-        ``"module:function"`` called as ``scan(root, **options) -> Scan``.
+    scan : "module:function" or function
+        Called as ``scan(root, **options) -> Scan``.
+    options : mapping of str to Option
+        What a config may set.
     emotions : tuple of str
         Every label the corpus knows; empty where its files say (``manifest``).
     n_utterances, n_speakers : int or None
         Of a complete copy.
     archives : tuple of Archive
         What ``emobench data fetch`` downloads; empty where that is not possible.
-    generator : str
-        ``"module:object"`` of the `Generator` that makes it; empty for recordings.
-    needs_path : bool
-        Whether a config must name a file of it with `path:`.
+    generator : "module:object" or object
+        The `Generator` that makes it; empty for recordings.
     where : str
         What stands for its folder in a list while it is not on the machine.
     """
 
+    kind: ClassVar[str] = "corpus"
+    targets: ClassVar[tuple[str, ...]] = ("scan",)
+
     name: str
     title: str
-    scan: str
+    scan: str | Callable[..., Scan]
     emotions: tuple[str, ...] = ()
     n_utterances: int | None = None
     n_speakers: int | None = None
     archives: tuple[Archive, ...] = ()
     licence: str = ""
     citation: str = ""
-    generator: str = ""
-    needs_path: bool = False
+    generator: str | Generator = ""
+    options: Mapping[str, Option] = field(default_factory=dict)
     where: str = "not here"
+
+    @property
+    def needs_path(self) -> bool:
+        """Whether a config must name a file of it with `path:`."""
+        return "path" in self.options
 
 
 CORPORA: dict[str, CorpusSpec] = {
@@ -171,7 +180,7 @@ CORPORA: dict[str, CorpusSpec] = {
             name="manifest",
             title="Any corpus: a CSV with path, speaker, emotion and optional columns",
             scan="emobench.corpora.manifest:scan",
-            needs_path=True,
+            options={"path": Option(Path)},
             where="any folder",
         ),
     )

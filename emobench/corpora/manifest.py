@@ -8,9 +8,10 @@ import os
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 from emobench.corpora import Scan, Utterance
+from emobench.corpora.scanning import path_problem
 from emobench.errors import CorpusError, StorageError, did_you_mean, listing
 
 REQUIRED = ("path", "speaker", "emotion")
@@ -27,7 +28,7 @@ class Row:
     cells: dict[str, str]
 
 
-def scan(root: Path | None = None, *, path: Path, name: str = "manifest") -> Scan:
+def scan(root: Path | None = None, *, path: Path) -> Scan:
     """Read a manifest and check that every recording it names is there, once, and below `root`.
 
     Parameters
@@ -38,8 +39,6 @@ def scan(root: Path | None = None, *, path: Path, name: str = "manifest") -> Sca
         CSV in UTF-8, separated by commas. Its header names ``path, speaker, emotion`` and, if known, ``sex, statement,
         intensity, repetition``; other columns are passed over. A required cell spelled like a missing value is an
         error, so that a speaker called ``NA`` cannot become nobody; an optional one is empty.
-    name : str
-        Name of the corpus in the utterances.
 
     Raises
     ------
@@ -59,7 +58,7 @@ def scan(root: Path | None = None, *, path: Path, name: str = "manifest") -> Sca
     for row in rows:
         faults = faults_in(row, root)
         if not faults:
-            utterance = describe(row, name)
+            utterance = describe(row)
             first = lines.setdefault(os.path.realpath(root / utterance.path), row.line)
             sex, line = sexes.setdefault(utterance.speaker, (utterance.sex, row.line))
             if first != row.line:
@@ -166,16 +165,8 @@ def faults_in(row: Row, root: Path) -> list[str]:
 
 def path_faults(path: str, root: Path) -> list[str]:
     """Return why a path cannot be used: it leads out of `root` by itself or by a link, or to nothing."""
-    as_windows = PureWindowsPath(path)  # so that ..\\x and C:\\x are refused everywhere
-    if as_windows.anchor or ".." in as_windows.parts:
-        return ["must be relative to the root and without '..'"]
-    try:
-        os.stat(root / path)
-    except OSError as error:
-        slash = "; use forward slashes" if "\\" in path else ""
-        return [f"cannot be found: {error.strerror}{slash}"]
-    except UnicodeEncodeError:
-        return ["cannot be a file name on this machine"]
+    if problem := path_problem(path, root):
+        return [problem]
     real = os.path.realpath(root / path)
     if not Path(real).is_relative_to(os.path.realpath(root)):
         return [f"is a link out of the root, to {real}"]
@@ -187,12 +178,12 @@ def is_missing(cell: str) -> bool:
     return cell.strip().lower() in NOT_AVAILABLE
 
 
-def describe(row: Row, corpus: str) -> Utterance:
+def describe(row: Row) -> Utterance:
     """Return the utterance of a row without faults."""
     cells = {column: clean(row.cells.get(column, "")) for column in (*REQUIRED, *OPTIONAL)}
     cells["path"] = Path(row.cells["path"]).as_posix()  # a space may belong to a file's name; ./a.wav is a.wav
     cells["sex"] = SEXES.get(cells["sex"].lower(), "")
-    return Utterance(corpus=corpus, **cells)
+    return Utterance(corpus="manifest", **cells)
 
 
 def clean(cell: str) -> str:

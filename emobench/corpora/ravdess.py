@@ -10,7 +10,8 @@ from itertools import product
 from pathlib import Path
 
 from emobench.corpora import Scan, Utterance
-from emobench.errors import CorpusError, StorageError, listing
+from emobench.corpora.scanning import is_junk, names_in
+from emobench.errors import CorpusError, listing
 
 PATTERN = "MM-CC-EE-II-SS-RR-AA.wav or .flac in the folder Actor_AA"
 SUFFIXES = (".wav", ".flac")
@@ -201,19 +202,3 @@ def list_clips(home: Path) -> tuple[list[str], list[str]]:
 def is_actor(folder: Path, name: str) -> bool:
     """Whether a folder is meant for an actor; ``actor_1`` counts, so that its clips are reported, not passed over."""
     return ACTOR.match(name) is not None and os.path.isdir(folder / name)
-
-
-def is_junk(path: str) -> bool:
-    """Whether an operating system left this behind (``._x.wav`` is macOS's shadow of ``x.wav``)."""
-    name = path.rpartition("/")[2]
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def names_in(folder: Path) -> list[str]:
-    """Return the sorted names in a folder."""
-    try:
-        return sorted(os.listdir(folder))
-    except OSError as error:
-        raise StorageError(
-            f"A corpus folder must be readable. {os.path.abspath(folder)}: {error.strerror}. Correct its permissions."
-        ) from error

@@ -25,6 +25,7 @@ from typing import Any
 
 from emobench import __version__
 from emobench.errors import ConfigError, StorageError
+from emobench.execution.output import free_stdout
 from emobench.execution.workers import DEATH, ONE_THREAD, TICK_S, Crash, too_long
 
 CONNECT_S = 7.0
@@ -378,8 +379,9 @@ _one_at_a_time = threading.Lock()
 
 
 def dask_setup(worker: Any) -> None:
-    """Prepare a worker of `local:N`, which Dask calls: Ctrl-C is its parent's business."""
+    """Prepare a worker of `local:N`, which Dask calls: Ctrl-C and stdout are its parent's business."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    free_stdout()
 
 
 def describe_worker() -> dict[str, Any]:

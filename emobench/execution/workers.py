@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from emobench.errors import StorageError
+from emobench.execution.output import free_stdout
 
 ONE_THREAD = dict.fromkeys(
     (
@@ -251,10 +252,11 @@ _news_of_worker: Any = None
 
 
 def _begin(parent: int, news: Any) -> None:
-    """Prepare a worker: it ends with its parent, and Ctrl-C is its parent's business."""
+    """Prepare a worker: it ends with its parent, and Ctrl-C and stdout are its parent's business."""
     global _news_of_worker
     _news_of_worker = news
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    free_stdout()
     end_with(parent)
 
 

@@ -6,17 +6,18 @@ sums it up over time; rows that agree on the frames share them.
 
 from __future__ import annotations
 
+import platform
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from emobench.features.voice import NAMES as VOICE_NAMES
 from emobench.features.voice import SR as VOICE_SR
 from emobench.files import digest
-from emobench.registry import lookup, resolve
+from emobench.registry import Row, lookup, plain, resolve
 
 STORE_LAYOUT = 2  # raised when the store keeps something else beside a vector; part of every feature key
 
@@ -25,17 +26,17 @@ LIBRARIES = ("librosa", "numpy", "scipy", "soundfile", "soxr")
 
 
 @dataclass(frozen=True)
-class FeatureSpec:
+class FeatureSpec(Row):
     """A row of `FEATURES`.
 
     Attributes
     ----------
-    frames : str
-        ``"module:function"`` called as ``frames(signal, sr=…, **params)``; returns float32 of shape
+    frames : "module:function" or function
+        Called as ``frames(signal, sr=…, **params)``; returns float32 of shape
         (n_coefficients, n_frames). What is frame by frame is computed once for all rows with the same frames, rate and
         parameters.
-    summary : str
-        ``"module:function"`` called as ``summary(frames)``; returns float32 of shape (n_features,).
+    summary : "module:function" or function
+        Called as ``summary(frames)``; returns float32 of shape (n_features,).
     names : tuple of str
         What each number is, in order; empty where they have no names.
     version : int
@@ -46,12 +47,17 @@ class FeatureSpec:
         The shortest signal, at `sr`, that it can take.
     shape : tuple of int
         (t, c) where the n_features numbers are t frames of c channels, flattened; empty for a vector.
+    libraries : tuple of str
+        Distributions that its numbers depend on besides `LIBRARIES`; their versions are in its keys.
     """
+
+    kind: ClassVar[str] = "feature set"
+    targets: ClassVar[tuple[str, ...]] = ("frames", "summary")
 
     name: str
     title: str
-    frames: str
-    summary: str
+    frames: str | Callable[..., np.ndarray]
+    summary: str | Callable[[np.ndarray], np.ndarray]
     n_features: int
     names: tuple[str, ...] = ()
     version: int = 1
@@ -59,18 +65,25 @@ class FeatureSpec:
     min_samples: int = 1
     shape: tuple[int, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
+    libraries: tuple[str, ...] = ()
+
+    def problem(self) -> str:
+        """Return why the row cannot be used; see `Row.problem`."""
+        missing = [name for name in self.libraries if not _version(name)]
+        return super().problem() or (f"{self.name!r} needs {', '.join(missing)}, not installed" if missing else "")
 
     def specification(self) -> dict[str, Any]:
         """Return what identifies the numbers, without library versions: name, version, rate, parameters."""
-        return {"name": self.name, "version": self.version, "sr": self.sr, "params": dict(sorted(self.params.items()))}
+        about = {"name": self.name, "version": self.version, "sr": self.sr, "params": plain(self.params)}
+        return about | self.origin_key()
 
     @property
-    def kind(self) -> str:
+    def form(self) -> str:
         """What a model must be able to see: ``"vector"`` or ``"frames"``."""
         return "frames" if len(self.shape) == 2 else "vector"
 
     @property
-    def frames_key(self) -> tuple[str, int, str]:
+    def frames_key(self) -> tuple[Any, int, str]:
         """What rows with the same frames have in common."""
         return self.frames, self.sr, repr(sorted(self.params.items()))
 
@@ -166,8 +179,8 @@ def get_features(name: str) -> FeatureSpec:
 def feature_key(spec: FeatureSpec, *, mono: str = "mean") -> str:
     """Return the store's key of a feature set: its name and a hash of everything that its numbers depend on.
 
-    Other parameters, another extractor's version, another version of Python or of a library of the signal path is
-    another key, so nothing stale is ever found.
+    Other parameters, another extractor's version, another version of Python or of a library of the signal path, and
+    another processor architecture, are another key, so nothing stale is ever found.
     """
     return f"{spec.name}-{digest(feature_identity(spec, mono=mono))[:16]}"
 
@@ -178,7 +191,8 @@ def feature_identity(spec: FeatureSpec, *, mono: str = "mean") -> dict[str, Any]
         "spec": spec.specification(),
         "n_features": spec.n_features,
         "mono": mono,
-        "libraries": library_versions(),
+        "libraries": library_versions() | {name: _version(name) for name in spec.libraries},
+        "machine": platform.machine(),
         "python": "{}.{}".format(*sys.version_info),
         "layout": STORE_LAYOUT,
     }
@@ -191,3 +205,13 @@ def library_versions() -> dict[str, str]:
     import soundfile
 
     return {name: version(name) for name in LIBRARIES} | {"libsndfile": soundfile.__libsndfile_version__}
+
+
+def _version(distribution: str) -> str:
+    """Return the version of a distribution; nothing where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""

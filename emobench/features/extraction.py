@@ -13,7 +13,7 @@ import numpy as np
 from emobench.audio import Audio, AudioPolicy
 from emobench.audio.damage import SILENCE
 from emobench.audio.decoding import clip_of, decode, read_bytes, resample
-from emobench.errors import AudioError
+from emobench.errors import AudioError, on_one_line
 from emobench.features import FeatureSpec
 
 
@@ -115,9 +115,10 @@ def _vectors(
             _check_vector(spec, vector, path)
         except AudioError as error:
             yield error
-        except Exception as error:
-            error.add_note(f"{spec.name} was extracted from {path}")
+        except MemoryError:
             raise
+        except (Exception, SystemExit) as error:  # of a plug-in, or of a library on odd samples
+            yield AudioError(path, f"{spec.name} failed on it: {on_one_line(f'{type(error).__name__}: {error}')}.")
         else:
             yield vector
 

@@ -39,6 +39,7 @@ from emobench.features.shards import (
     to_texts,
 )
 from emobench.files import hold, sweep, write_bytes
+from emobench.registry import with_plugins
 
 QUARANTINE = "quarantine"
 FLUSH_S = 3.0
@@ -417,7 +418,8 @@ def _extract_all(
     batches = [clips[start : start + CLIPS_A_TASK] for start in range(0, len(clips), CLIPS_A_TASK)]
     while batches:
         crashed = []
-        for position, outcome in pool.run(extract_clips, [(specs, batch, policy) for batch in batches]):
+        tasks = [(specs, batch, policy) for batch in batches]
+        for position, outcome in pool.run(*with_plugins(extract_clips, tasks)):
             batch = batches[position]
             if not isinstance(outcome, Crash):
                 yield batch, outcome

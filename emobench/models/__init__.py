@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from emobench.errors import ConfigError, did_you_mean
-from emobench.registry import lookup, resolve
+from emobench.registry import Row, attempt, lookup, resolve
 
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
@@ -46,13 +46,13 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(Row):
     """A row of `MODELS`.
 
     Attributes
     ----------
-    estimator : str
-        ``"module:Class"`` of the final scikit-learn classifier.
+    estimator : "module:Class" or class
+        The final scikit-learn classifier, or a function with keyword arguments that returns one.
     defaults : mapping
         Parameters that differ from the class's own defaults.
     version : int
@@ -67,8 +67,8 @@ class ModelSpec:
         Seconds that six folds of 800 × 40 take, roughly; the longest jobs are started first.
     withheld : mapping of str to str
         Parameters of the class that nobody may set → why.
-    check : str
-        ``"module:function"`` that is called with an unfitted estimator and raises `ConfigError` for a parameter that
+    check : "module:function" or function
+        Called with an unfitted estimator; raises `ConfigError` for a parameter that
         is out of range; empty where the class declares its constraints as scikit-learn's do.
     space : mapping of str to Float, Int or Choice
         Parameters that tuning searches; empty for a model that has nothing to tune. ``options.units`` is the member
@@ -83,9 +83,12 @@ class ModelSpec:
         What a worker that fits it takes, roughly.
     """
 
+    kind: ClassVar[str] = "model"
+    targets: ClassVar[tuple[str, ...]] = ("estimator", "check")
+
     name: str
     title: str
-    estimator: str
+    estimator: str | Callable[..., Any]
     defaults: Mapping[str, Any] = field(default_factory=dict)
     version: int = 1
     is_scaled: bool = True
@@ -93,7 +96,7 @@ class ModelSpec:
     requires: tuple[str, ...] = ()
     cost: float = 1.0
     withheld: Mapping[str, str] = field(default_factory=dict)
-    check: str = ""
+    check: str | Callable[[Any], None] = ""
     space: Mapping[str, Float | Int | Choice] = field(default_factory=dict)
     family: str = ""
     takes: tuple[str, ...] = ("vector",)
@@ -248,7 +251,7 @@ def parameters(spec: ModelSpec) -> dict[str, Any]:
 
     The random state is not among them: it comes from the run's seed.
     """
-    settable = resolve(spec.estimator)(**spec.defaults).get_params(deep=False)
+    settable = _estimator(spec, spec.defaults).get_params(deep=False)
     return {name: value for name, value in sorted(settable.items()) if name not in {"random_state", *spec.withheld}}
 
 
@@ -343,7 +346,7 @@ def build(
 
     params = params or {}
     check_parameters(spec, params)
-    estimator = resolve(spec.estimator)(**settings(spec, params))
+    estimator = _estimator(spec, settings(spec, params))
     own = estimator.get_params(deep=False)
     if "random_state" in own:
         estimator.set_params(random_state=random_state)
@@ -365,6 +368,17 @@ def build_scaler(shape: tuple[int, ...] = ()) -> Any:
 def with_groups(spec: ModelSpec, groups: Any) -> dict[str, Any]:
     """Return the arguments that tell the last step of a pipeline's `fit` who speaks, where it takes that."""
     return {"model__groups": groups} if spec.takes_groups and groups is not None else {}
+
+
+def _estimator(spec: ModelSpec, params: Mapping[str, Any]) -> Any:
+    """Return the unfitted final estimator; raise `ConfigError` where the row's class or function makes none."""
+    make = resolve(spec.estimator)
+    estimator, problem = attempt(lambda: make(**params))
+    if not problem and not hasattr(estimator, "get_params"):
+        problem = f"{type(estimator).__name__} has no get_params, so it is no scikit-learn estimator"
+    if problem:
+        raise ConfigError(f"Model {spec.name!r} cannot be built: {problem}. Correct its row, or leave the model out.")
+    return estimator
 
 
 def _is_installed(package: str) -> bool:
@@ -413,7 +427,7 @@ def _refusal(spec: ModelSpec, name: str, value: Any, default: Any) -> str | None
 
 
 def _refusal_of_class(spec: ModelSpec, name: str, value: Any, default: Any) -> str | None:
-    estimator = resolve(spec.estimator)(**spec.defaults)
+    estimator = _estimator(spec, spec.defaults)
     constraints = getattr(estimator, "_parameter_constraints", {}).get(name, ())
     is_number = isinstance(default, int | float) and not isinstance(default, bool)
     # Python's bool is an int, so that `C: true` would pass for 1.

@@ -23,7 +23,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from emobench.errors import ConfigError, EmobenchError
 from emobench.models import Family
-from emobench.models.networks import build_network, get_network, import_tensorflow
+from emobench.models.networks import NetworkSpec, build_network, get_network, import_tensorflow
 
 if TYPE_CHECKING:
     import keras
@@ -351,7 +351,11 @@ def _check(settings: Mapping[str, Any]) -> None:
 
 def _identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     network = get_network(settings.get("network", REFERENCE))
-    return {"network": network.name, "network_version": network.version}
+    return {"network": network.name, "network_version": network.version, **_origin(network)}
+
+
+def _origin(network: NetworkSpec) -> dict[str, str]:
+    return {"network_plugin": network.plugin} if network.plugin else {}
 
 
 def _space(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from emobench.errors import ConfigError, did_you_mean
 from emobench.models import Float, Int
-from emobench.registry import lookup, resolve
+from emobench.registry import Row, lookup, resolve
 
 if TYPE_CHECKING:
     import keras
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class NetworkSpec:
+class NetworkSpec(Row):
     """A row of `NETWORKS`.
 
     Attributes
@@ -43,6 +43,9 @@ class NetworkSpec:
     space : mapping of str to Float, Int or Choice
         Options that tuning searches; empty for a network that has nothing to tune.
     """
+
+    kind: ClassVar[str] = "network"
+    targets: ClassVar[tuple[str, ...]] = ("build",)
 
     name: str
     title: str

@@ -41,6 +41,7 @@ from emobench.bundles.storage import read_bundle
 from emobench.config.schema import LatencyConfig
 from emobench.execution.workers import ONE_THREAD
 from emobench.files import digest, storage_errors, write_bytes, write_json
+from emobench.registry import active_files
 from emobench.reporter import Reporter
 from emobench.reports.timing import COLD_START, STAGES, with_noise
 from emobench.results.environment import cpu, environment, versions
@@ -240,12 +241,13 @@ def start_probe(task: Mapping[str, Any]) -> dict[str, Any]:
 
     What went wrong there is the ``error`` of the answer.
     """
-    command = [sys.executable, "-P", "-m", "emobench.prediction.probe", json.dumps(task)]
+    command = [sys.executable, "-P", "-m", "emobench.prediction.probe"]
+    task = {**task, "plugins": [(file.name, file.text) for file in active_files()]}
     environment = {**os.environ, **ONE_THREAD, "PYTHONWARNINGS": "ignore"}
     started_ns = time.perf_counter_ns()
     try:
         done = subprocess.run(
-            command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=TIMEOUT_S
+            command, env=environment, input=json.dumps(task), capture_output=True, text=True, timeout=TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
         return {"error": f"it must answer within {TIMEOUT_S:g} s. It did not. Try it with `emobench predict`."}

@@ -25,6 +25,7 @@ from emobench.errors import AudioError, BundleError, ConfigError, DataError, Unk
 from emobench.features import FeatureSpec, get_features
 from emobench.features.extraction import keep_freed_memory, remarks_on, vectorise
 from emobench.prediction.selection import find_bundle
+from emobench.registry import Plugins, using
 
 if TYPE_CHECKING:
     from sklearn.preprocessing import LabelEncoder
@@ -88,7 +89,12 @@ class WindowPrediction:
     marks: tuple[str, ...] = ()
 
 
-def load(model: str | os.PathLike[str] | None = None, *, results: str | os.PathLike[str] = "results") -> Predictor:
+def load(
+    model: str | os.PathLike[str] | None = None,
+    *,
+    results: str | os.PathLike[str] = "results",
+    plugins: Plugins = (),
+) -> Predictor:
     """Load a model that answers at once.
 
     Parameters
@@ -97,13 +103,16 @@ def load(model: str | os.PathLike[str] | None = None, *, results: str | os.PathL
         A bundle (folder or zip), a run, or the name of an entry; by default the best model found in `results`.
     results : path
         Folder of runs, where a name is looked for.
+    plugins : path or sequence of path
+        Files whose rows join the tables; see `emobench.registry.using`.
 
     Raises
     ------
     BundleError
         If there is no such model or several unlike ones, it cannot be trusted, or its features are not computed here.
     """
-    return Predictor(read_bundle(find_bundle(model, results)))
+    with using(plugins):
+        return Predictor(read_bundle(find_bundle(model, results)))
 
 
 def predict(
@@ -112,10 +121,12 @@ def predict(
     *,
     model: str | os.PathLike[str] | Bundle | None = None,
     results: str | os.PathLike[str] = "results",
+    plugins: Plugins = (),
 ) -> Prediction:
     """Return the emotion of one recording, with a model that is loaded for it; see `load` and `Predictor.predict`."""
-    predictor = Predictor(model) if isinstance(model, Bundle) else load(model, results=results)
-    return predictor.predict(audio, sr)
+    with using(plugins):
+        predictor = Predictor(model) if isinstance(model, Bundle) else load(model, results=results)
+        return predictor.predict(audio, sr)
 
 
 class Predictor:
@@ -396,11 +407,18 @@ def _spec(manifest: Manifest) -> FeatureSpec:
     try:
         spec = get_features(str(name))
     except UnknownNameError as error:
-        raise BundleError(
-            f"A model's features must be known here. {error} Install the plug-in they come from."
-        ) from None
+        if file := manifest.trained_on.get("plugin"):
+            advice = f"They are defined by the plug-in {file}. Give that file with --plugin."
+        else:
+            advice = f"{error} Install the plug-in they come from, or give its file with --plugin."
+        raise BundleError(f"The features {name!r} of this model are not known here. {advice}") from None
     here = (spec.specification(), spec.sr, spec.n_features)
     there = (manifest.features, manifest.sr, manifest.n_features)
+    if spec.plugin != manifest.features.get("plugin", ""):
+        raise BundleError(
+            f"The features {name!r} of this model were computed by another version of their plug-in "
+            f"{manifest.trained_on.get('plugin', '')}. Use the file that the model was trained with, or train it again."
+        )
     if here != there:
         raise BundleError(
             f"A model must be given the features that it was trained on: {_described(*there)}. This emobench computes "

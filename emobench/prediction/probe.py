@@ -1,9 +1,11 @@
 """The process that `latency` measures: it loads a bundle, answers one clip, then answers again and again.
 
-    python -P -m emobench.prediction.probe '{"bundle": …, "clip": …, "batches": [1, 8, 64], "block_s": 0.1, "core": 1}'
+    echo '{"bundle": …, "clip": …, "batches": [1, 8, 64], "block_s": 0.1, "core": 1, "plugins": []}' |
+        python -P -m emobench.prediction.probe
 
-Its last line on stdout is JSON: what took how many nanoseconds, or an error. Nothing is imported before it is needed
-for an answer, because the time to the first one is measured from outside.
+The task comes on stdin; `plugins` are pairs of name and text. The last line on stdout is JSON: what took how many
+nanoseconds, or an error. Nothing is imported before it is needed for an answer, because the time to the first one is
+measured from outside.
 """
 
 from __future__ import annotations
@@ -40,13 +42,22 @@ def main(task: str) -> None:
     print(json.dumps(answer))
 
 
-def probe(*, bundle: str, clip: str, batches: Sequence[int], block_s: float, core: int | None) -> dict[str, Any]:
+def probe(
+    *,
+    bundle: str,
+    clip: str,
+    batches: Sequence[int],
+    block_s: float,
+    core: int | None,
+    plugins: Sequence[tuple[str, str]] = (),
+) -> dict[str, Any]:
     """Return when the first answer was there (`time.perf_counter_ns`), and a block for each stage and batch size."""
     if core is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     from emobench.prediction.predictor import load
+    from emobench.registry import PluginFile
 
-    predictor = load(bundle)
+    predictor = load(bundle, plugins=[PluginFile(*file) for file in plugins])
     answer = predictor.predict(clip)
     answered_ns = time.perf_counter_ns()
     first = {"answered_ns": answered_ns, "emotion": answer.emotion, "peak_memory_bytes": peak_memory_bytes()}
@@ -117,4 +128,4 @@ def peak_memory_bytes() -> int | None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.stdin.read())

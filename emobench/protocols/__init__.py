@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from emobench.registry import lookup
+from emobench.registry import Option, Row, lookup
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class Labels:
     audio : tuple of str
         Hash of the recording's samples; equal ones go into the same fold.
     corpus : str
+        Its name in results.
+    source : str
+        Its row of `CORPORA`, where that has another name.
     """
 
     ids: tuple[str, ...]
@@ -51,24 +55,26 @@ class Labels:
     corpus: str = ""
     statements: tuple[str, ...] = ()
     intensities: tuple[str, ...] = ()
+    source: str = ""
 
     def take(self, rows: np.ndarray) -> Labels:
         """Return the labels of some rows."""
-        parts = [item.name for item in fields(self) if item.name != "corpus" and getattr(self, item.name)]
+        names = {"corpus", "source"}
+        parts = [item.name for item in fields(self) if item.name not in names and getattr(self, item.name)]
         return replace(self, **{part: tuple(getattr(self, part)[row] for row in rows) for part in parts})
 
 
 @dataclass(frozen=True)
-class ProtocolSpec:
+class ProtocolSpec(Row):
     """A row of `PROTOCOLS`.
 
     Attributes
     ----------
-    assign : str
-        ``"module:function"`` called as ``assign(labels, seed=…, **options)``; returns the test fold of each utterance,
+    assign : "module:function" or function
+        Called as ``assign(labels, seed=…, **options)``; returns the test fold of each utterance,
         an int array of shape (n_utterances,) with values 0..n_folds-1.
-    options : mapping of str to default
-        What a config may set; ``None`` means that it must.
+    options : mapping of str to Option
+        What a config may set.
     waives : tuple of str
         What may be shared between training and test; empty for an honest protocol. Identical audio is never waived.
     holds_out : str
@@ -77,10 +83,13 @@ class ProtocolSpec:
         The corpora it is defined for; empty for any.
     """
 
+    kind: ClassVar[str] = "protocol"
+    targets: ClassVar[tuple[str, ...]] = ("assign",)
+
     name: str
     title: str
-    assign: str
-    options: Mapping[str, Any] = field(default_factory=dict)
+    assign: str | Callable[..., np.ndarray]
+    options: Mapping[str, Option] = field(default_factory=dict)
     waives: tuple[str, ...] = ()
     holds_out: str = ""
     corpora: tuple[str, ...] = ()
@@ -105,7 +114,7 @@ PROTOCOLS: dict[str, ProtocolSpec] = {
             "group-kfold",
             "Speakers sorted by sex, then name, dealt round-robin into n_splits folds",
             "emobench.protocols.folds:group_kfold",
-            options={"n_splits": 6},
+            options={"n_splits": Option(int, 6, ge=2)},
         ),
         ProtocolSpec(
             "emobox-6fold",
@@ -123,7 +132,7 @@ PROTOCOLS: dict[str, ProtocolSpec] = {
             "random-kfold",
             "Clips dealt at random, speakers shared: only to show what that inflates",
             "emobench.protocols.folds:random_kfold",
-            options={"n_splits": 6},
+            options={"n_splits": Option(int, 6, ge=2)},
             waives=("speaker",),
         ),
         ProtocolSpec(
@@ -150,7 +159,7 @@ PROTOCOLS: dict[str, ProtocolSpec] = {
             "file",
             "The folds of a folds.csv (utterance, fold), such as an earlier run wrote",
             "emobench.protocols.folds:from_file",
-            options={"path": None, "protocol": ""},
+            options={"path": Option(Path), "protocol": Option(str, "")},
         ),
     )
 }

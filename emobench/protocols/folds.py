@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from emobench.errors import ConfigError, SplitError, listing
-from emobench.protocols import Fold, Labels, get_protocol
+from emobench.protocols import Fold, Labels, ProtocolSpec, get_protocol
 from emobench.registry import resolve
 
 # EmoBox's RAVDESS folds (Ma et al. 2024, EmoBox: Multilingual Multi-corpus Speech Emotion Recognition Toolkit and
@@ -30,24 +30,53 @@ LUNA_FOLDS = ((2, 5, 14, 15, 16), (3, 6, 7, 13, 18), (10, 11, 12, 19, 20), (8, 1
 def make_folds(
     name: str, labels: Labels, *, options: Mapping[str, Any] | None = None, seed: int = 0, repeat: int = 0
 ) -> list[Fold]:
+    """Split a corpus by the protocol of a name; see `split`."""
+    return split(get_protocol(name), labels, options=options, seed=seed, repeat=repeat)
+
+
+def split(
+    row: ProtocolSpec, labels: Labels, *, options: Mapping[str, Any] | None = None, seed: int = 0, repeat: int = 0
+) -> list[Fold]:
     """Split a corpus by a protocol.
 
     Raises
     ------
     SplitError
         If the protocol cannot split this corpus: too few speakers, or one that it does not know.
+    ConfigError
+        If a protocol of a plug-in fails, or does not return a fold for each utterance.
     """
-    row = get_protocol(name)
-    if row.corpora and labels.corpus not in row.corpora:
+    if row.corpora and (labels.source or labels.corpus) not in row.corpora:
         raise SplitError(
-            f"Protocol {name!r} must be used with {' or '.join(row.corpora)}. Got corpus {labels.corpus!r}. "
+            f"Protocol {row.name!r} must be used with {' or '.join(row.corpora)}. Got corpus {labels.corpus!r}. "
             "Take loso or group-kfold, which fit any corpus."
         )
-    numbers = resolve(row.assign)(labels, seed=seed, **{**row.options, **(options or {})})
+    defaults = {option: its.default for option, its in row.options.items()}
+    numbers = _assign(row, labels, seed, defaults | dict(options or {}))
     return [
         Fold(repeat, int(index), np.flatnonzero(numbers != index), np.flatnonzero(numbers == index))
         for index in np.unique(numbers)
     ]
+
+
+def _assign(row: ProtocolSpec, labels: Labels, seed: int, options: Mapping[str, Any]) -> np.ndarray:
+    """Return the fold of each utterance, or refuse what somebody's function answers instead."""
+    try:
+        numbers = np.asarray(resolve(row.assign)(labels, seed=seed, **options))
+    except ConfigError:
+        raise
+    except Exception as error:  # of a plug-in
+        raise ConfigError(
+            f"Protocol {row.name!r} failed on corpus {labels.corpus!r}: {type(error).__name__}: {error}. Correct it."
+        ) from error
+    if numbers.shape != (len(labels.ids),) or not np.issubdtype(numbers.dtype, np.integer):
+        raise ConfigError(
+            f"Protocol {row.name!r} returned {numbers.dtype} of shape {numbers.shape}, not the fold of each of "
+            f"{len(labels.ids)} utterances as whole numbers. Correct it."
+        )
+    if len(np.unique(numbers)) < 2:
+        raise SplitError(f"Protocol {row.name!r} puts corpus {labels.corpus!r} into one fold. At least 2 are needed.")
+    return numbers
 
 
 def loso(labels: Labels, *, seed: int = 0) -> np.ndarray:

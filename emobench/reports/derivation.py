@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 
 from emobench import metrics
 from emobench.corpora.labels import fit_encoder
-from emobench.errors import DataError
+from emobench.errors import ConfigError, DataError, UnknownNameError
 from emobench.files import json_bytes, write_bytes
 from emobench.reports import leaderboard, page, premium, slices, timing
 from emobench.reports.leaderboard import DECIMALS, KEYS
@@ -180,10 +180,16 @@ def rebuild(folder: Path, *, output: Path | None = None) -> list[str]:
                 "to write it anew; finished jobs are kept."
             )
     is_kept = any((folder / f"{name}.parquet").is_file() for name in TABLES)
-    if is_kept and (output is None or output.resolve() == folder.resolve()):
-        return write_derived(folder, run)
-    has_csvs = all((folder / f"{name}.csv").is_file() for name in ("leaderboard", "intervals", "slices"))
-    files = _derive_from(folder, run) if is_kept or not has_csvs else _pages_from_csv(folder, run)
+    try:
+        if is_kept and (output is None or output.resolve() == folder.resolve()):
+            return write_derived(folder, run)
+        has_csvs = all((folder / f"{name}.csv").is_file() for name in ("leaderboard", "intervals", "slices"))
+        files = _derive_from(folder, run) if is_kept or not has_csvs else _pages_from_csv(folder, run)
+    except UnknownNameError as error:
+        if not run.get("plugins"):
+            raise
+        used = ", ".join(item["file"] for item in run["plugins"])
+        raise ConfigError(f"{error} This run used {used}. Give that file with --plugin.") from None
     output = output or folder
     for name, content in files.items():
         write_bytes(output / name, content)

@@ -19,7 +19,8 @@ from emobench.config.schema import CorpusConfig, RunConfig
 from emobench.corpora import CorpusSpec, Scan, Utterance, get_corpus
 from emobench.corpora.labels import fit_encoder
 from emobench.corpora.location import cached_corpus, data_folder, locate, places, store_folder
-from emobench.errors import AudioError, ConfigError, CorpusError, DataError, listing
+from emobench.corpora.scanning import check_scan
+from emobench.errors import AudioError, ConfigError, CorpusError, DataError, EmobenchError, listing
 from emobench.features import FeatureSpec, FeatureTable, feature_key, get_features
 from emobench.features.shards import to_texts
 from emobench.features.store import Extraction, FeatureStore
@@ -40,6 +41,8 @@ class Dataset:
     ----------
     name : str
         What result rows call the corpus: the one that was really used.
+    source : str
+        Its row of `CORPORA`.
     root : Path
         Folder that the utterances' paths are relative to; None for a corpus that is only planned.
     utterances : tuple of Utterance
@@ -64,6 +67,7 @@ class Dataset:
     """
 
     name: str
+    source: str
     root: Path | None
     utterances: tuple[Utterance, ...]
     clips: tuple[str, ...]
@@ -107,6 +111,7 @@ class Dataset:
             intensities=tuple(utterance.intensity for utterance in self.utterances),
             audio=self.audio,
             corpus=self.name,
+            source=self.source,
         )
 
     @property
@@ -153,7 +158,8 @@ def plan_dataset(corpus: CorpusConfig, *, output: Path | None = None) -> Dataset
     """Return the dataset as far as it can be known with nothing made or fetched."""
     row, root = find(corpus)
     if root is None and row.generator:
-        return _select(resolve(row.generator).plan(), corpus, row, None)
+        planned = check_scan(resolve(row.generator).plan(), row, None, name_in_results(corpus, row))
+        return _select(planned, corpus, row, None)
     if root is None and corpus.when_missing == "fetch":
         raise _absent(corpus, "A plan downloads nothing. ")
     return open_dataset(corpus, n_jobs=1, reporter=Reporter(), output=output)
@@ -194,8 +200,22 @@ def obtain(corpus: CorpusConfig, *, n_jobs: int, reporter: Reporter) -> tuple[Co
 
 def scan(corpus: CorpusConfig, row: CorpusSpec, root: Path) -> Scan:
     """Scan the names and labels of a corpus; raise `CorpusError` if they are wrong."""
-    options = {"path": Path(corpus.path), "name": corpus.label} if corpus.path else {}
-    return resolve(row.scan)(root, **options)
+    options = corpus.options if row.name == corpus.name else {}
+    options = {name: Path(value) if row.options[name].type is Path else value for name, value in options.items()}
+    try:
+        found = resolve(row.scan)(root, **options)
+    except EmobenchError:
+        raise
+    except Exception as error:  # of a plug-in
+        raise CorpusError(
+            f"The scanner of corpus {row.name!r} failed on {root}: {type(error).__name__}: {error}. Correct it."
+        ) from error
+    return check_scan(found, row, root, name_in_results(corpus, row))
+
+
+def name_in_results(corpus: CorpusConfig, row: CorpusSpec) -> str:
+    """Return what result rows call a corpus of a config: by another's name where that stands in for it."""
+    return corpus.label if row.name == corpus.name else row.name
 
 
 def make(row: CorpusSpec, *, n_jobs: int, reporter: Reporter, folder: Path | None = None, **options: object) -> Path:
@@ -212,12 +232,12 @@ def make(row: CorpusSpec, *, n_jobs: int, reporter: Reporter, folder: Path | Non
 
 def _select(found: Scan, corpus: CorpusConfig, row: CorpusSpec, root: Path | None) -> Dataset:
     """Return the dataset of the declared emotions, with names in place of hashes."""
-    is_asked_for = row.name == corpus.name
-    name = corpus.label if is_asked_for else row.name
+    is_asked_for, name = row.name == corpus.name, name_in_results(corpus, row)
     utterances, classes = select_emotions(found, corpus, name)
     ids = tuple(utterance.id for utterance in utterances)
     return Dataset(
         name=name,
+        source=row.name,
         root=root,
         utterances=utterances,
         clips=ids,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 import time
 import traceback
@@ -20,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from emobench import models
-from emobench.errors import NoBundleError, StorageError
+from emobench.errors import NoBundleError, StorageError, on_one_line
+from emobench.execution.output import Log, captured
 from emobench.features import FeatureTable
 from emobench.prediction.probe import time_calls
 from emobench.protocols.certificate import fold_fingerprint, rows_fingerprint
@@ -193,7 +193,7 @@ def evaluate(table: FeatureTable, job: Job) -> FoldResult:
             predict_s = time.perf_counter() - started
             proba = _probabilities(estimator, table.X[job.test], len(table.classes))
             _check_predictions(y_pred, proba, len(job.test), len(table.classes))
-        except (Exception, SystemExit) as error:  # a model may fail in any way; the others must go on
+        except BaseException as error:  # a model may fail in any way, and Ctrl-C does not reach a worker
             return FoldResult(
                 job.key,
                 error=_describe(error),
@@ -220,14 +220,14 @@ def fit_everything(table: FeatureTable, job: Job) -> Fitted:
             estimator = _estimator(job, table.spec.shape)
             _fit(estimator, table, job)
             tuning = _tuning_of(estimator, table, job)
-        except (Exception, SystemExit) as error:  # as in `evaluate`
+        except BaseException as error:  # as in `evaluate`
             return Fitted(error=_describe(error), is_damaged_storage=isinstance(error, StorageError))
         found: dict[str, Any] = {"params": dict(job.params), "tuning": tuning}
         if tuning is not None:
             estimator, found["params"] = estimator.estimator_, {**job.params, **tuning["best_params"]}
         try:
             return Fitted(**_exported(estimator, table, job), native_ms=_native_ms(estimator, table.X[:1]), **found)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             reason = str(error) if isinstance(error, NoBundleError) else f"no bundle: {_describe(error)}"
             return Fitted(no_bundle=reason, **found)
 
@@ -293,10 +293,14 @@ def _probabilities(estimator: Any, X: np.ndarray, n_classes: int) -> np.ndarray 
 
 
 def _check_predictions(y_pred: np.ndarray, proba: np.ndarray | None, n_test: int, n_classes: int) -> None:
-    if y_pred.shape != (n_test,) or not np.isin(y_pred, np.arange(n_classes)).all():
-        raise ValueError(f"predict must return {n_test} codes of {n_classes} classes. Got shape {y_pred.shape}.")
-    if proba is not None and not np.isfinite(proba).all():
-        raise ValueError("predict_proba must return finite numbers. Some are NaN or infinite.")
+    if y_pred.shape != (n_test,):
+        raise ValueError(f"predict returned an array of shape {y_pred.shape} for {n_test} utterances.")
+    if n_nan := np.count_nonzero(y_pred != y_pred):
+        raise ValueError(f"predict returned NaN for {n_nan} of {n_test} utterances.")
+    if unknown := sorted(set(y_pred.tolist()) - set(range(n_classes)), key=repr):
+        raise ValueError(f"predict returned {unknown[0]!r}, which is none of the classes it was fitted on.")
+    if proba is not None and (n_bad := np.count_nonzero(~np.isfinite(proba).all(axis=1))):
+        raise ValueError(f"predict_proba returned NaN or infinity for {n_bad} of {n_test} utterances.")
 
 
 def _has_converged(estimator: Any, warned: set[type[Warning]]) -> bool | None:
@@ -308,19 +312,19 @@ def _has_converged(estimator: Any, warned: set[type[Warning]]) -> bool | None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[tuple[io.StringIO, set[type[Warning]]]]:
+def _quiet() -> Iterator[tuple[Log, set[type[Warning]]]]:
     """Keep what a model prints and warns of out of the terminal; yields the text and the kinds of warnings."""
-    log, warned = io.StringIO(), set[type[Warning]]()
+    warned = set[type[Warning]]()
 
     def note(message: Any, category: type[Warning], *where: Any, **_: Any) -> None:
         warned.add(category)
         log.write(warnings.formatwarning(message, category, *where[:2]))
 
-    with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log), warnings.catch_warnings():
+    with captured() as log, warnings.catch_warnings():
         warnings.simplefilter("default")
         warnings.showwarning = note
         yield log, warned
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".strip().rstrip(":")[:500]
+    return on_one_line(f"{type(error).__name__}: {error}".strip().rstrip(":"))[:500]

@@ -16,12 +16,15 @@ import numpy as np
 from emobench import models
 from emobench.audio.decoding import hash_file
 from emobench.config.schema import ModelConfig, ProtocolConfig, RunConfig
+from emobench.corpora import CorpusSpec, get_corpus
 from emobench.errors import ConfigError, SplitError
 from emobench.features import FeatureTable, feature_key, get_features
 from emobench.files import check_writable, digest
-from emobench.protocols import Fold, Labels, get_protocol
+from emobench.metrics import get_metric
+from emobench.protocols import Fold, Labels, ProtocolSpec, get_protocol
 from emobench.protocols.certificate import certify, check_classes, find_duplicates, rows_fingerprint
 from emobench.protocols.folds import inner_folds, make_folds
+from emobench.registry import Row, plain
 from emobench.reporter import Reporter
 from emobench.running.datasets import Dataset, extract, open_dataset, plan_dataset
 from emobench.running.evaluation import Job, TuningPlan, derive_seed
@@ -49,13 +52,14 @@ class Entry:
         tuning = {"n_trials": self.n_trials, "inner_splits": self.inner_splits, "version": models.TUNING_VERSION}
         return {
             **plain(models.describe(row, self.model.params)),
+            **row.origin_key(),
             **({"tuning": {**tuning, "space": plain(space)}} if self.is_tuned else {}),
         }
 
     def can_see(self, features: str) -> bool:
         """Return whether the model takes features of this kind: a vector, or frames over time."""
         row = models.get_model(self.model.name)
-        return get_features(features).kind in models.takes(row, self.model.params)
+        return get_features(features).form in models.takes(row, self.model.params)
 
     def describe(self) -> dict[str, Any]:
         """Return the entry as ``run.json`` has it."""
@@ -212,6 +216,8 @@ def prepare(
     StorageError
         If the feature store cannot be written.
     """
+    for row in used_rows(config):
+        row.check_targets()
     datasets: list[Dataset] = []
     for remark in config.remarks:
         reporter.warn(remark)
@@ -260,7 +266,7 @@ def _unseen(config: RunConfig) -> list[str]:
     unseen = [
         f"{entry.name} cannot see {name}, which is {'frames over time' if kind == 'frames' else 'a vector'}: no jobs"
         for entry, name in pairs
-        if not entry.can_see(name) and (kind := get_features(name).kind)
+        if not entry.can_see(name) and (kind := get_features(name).form)
     ]
     if len(unseen) == len(pairs):
         raise ConfigError(f"No model of this config can see its features. {unseen[0]}. Change `models` or `features`.")
@@ -273,19 +279,41 @@ def run_name(config: RunConfig, datasets: Sequence[Dataset]) -> str:
     content = {
         "config": {key: value for key, value in portable(config).items() if key not in without},
         "corpora": {dataset.name: dataset.fingerprint for dataset in datasets},
+        **({"plugins": plugins} if (plugins := plugin_rows(config)) else {}),
     }
     return f"{config.name}-{digest(content)[:8]}"
+
+
+def used_rows(config: RunConfig) -> list[Row]:
+    """Return the rows of all tables that a config names."""
+    return [
+        *(get_corpus(row.name) for row in config.corpora),
+        *(get_features(name) for name in config.features),
+        *(models.get_model(row.name) for row in config.models),
+        *(get_protocol(row.name) for row in config.protocols),
+        *(get_metric(name) for name in config.metrics),
+    ]
+
+
+def plugin_rows(config: RunConfig) -> dict[str, str]:
+    """Return the rows of plug-in files that a config uses, ``"model logreg"``, with the hash of each one's file."""
+    return {f"{row.kind} {row.name}": row.plugin for row in used_rows(config) if row.plugin}
 
 
 def portable(config: RunConfig) -> dict[str, Any]:
     """Return a config as plain data without this machine's paths: a file has its name, and a split its hash."""
     content = config.model_dump(mode="json", exclude={"corpora": {"__all__": {"root"}}})
     for row in content["corpora"]:
-        row["path"] = row["path"] and Path(row["path"]).name
+        row |= {name: Path(row[name]).name for name in _paths(get_corpus(row["name"]), row)}
     for row in content["protocols"]:
-        if row["path"]:
-            row["path"] = f"{Path(row['path']).name} {hash_file(row['path'])[:16]}"
+        paths = _paths(get_protocol(row["name"]), row)
+        row |= {name: f"{Path(row[name]).name} {hash_file(row[name])[:16]}" for name in paths}
     return content
+
+
+def _paths(row: CorpusSpec | ProtocolSpec, given: Mapping[str, Any]) -> list[str]:
+    """Return the options of a row that are paths and stand in an item of a config."""
+    return [name for name, option in row.options.items() if option.type is Path and name in given]
 
 
 def _make_folds(config: RunConfig, dataset: Dataset, protocol: ProtocolConfig) -> tuple[list[Fold], list[str]]:
@@ -340,12 +368,3 @@ def unique(jobs: Sequence[Job]) -> list[Job]:
     for job in jobs:
         first.setdefault(job.key, job)
     return list(first.values())
-
-
-def plain(value: Any) -> Any:
-    """Return a parameter as JSON has it."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in sorted(value.items())}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value if isinstance(value, str | int | float | bool | None) else repr(value)

@@ -22,6 +22,7 @@ from emobench.features import get_features
 from emobench.features.store import FeatureStore
 from emobench.files import require_space
 from emobench.prediction import latency
+from emobench.registry import Plugins, using
 from emobench.reporter import Reporter
 from emobench.running import journal, records
 from emobench.running.evaluation import FoldResult, Job
@@ -75,15 +76,20 @@ def plan(
     output: str | os.PathLike[str] = "results",
     n_jobs: int = -1,
     only: Sequence[str] = (),
+    plugins: Plugins = (),
 ) -> Plan:
     """Return the jobs of a config and what they will cost; nothing is computed or written.
 
-    Checks what can be checked without reading audio: names, labels, folds, classes.
+    Checks what can be checked without reading audio: names, labels, folds, classes. The arguments are those of `run`.
     """
-    config = load_config(config)
+    with using(plugins):
+        return _plan(load_config(config), Path(output), n_jobs, only)
+
+
+def _plan(config: RunConfig, output: Path, n_jobs: int, only: Sequence[str]) -> Plan:
     check_only(config, only)
     check_packages(config, only)
-    output = check_output(Path(output))
+    output = check_output(output)
     experiment = prepare(config, reporter=Reporter(), output=output)
     store = FeatureStore(store_folder())
     keys = list(experiment.feature_keys.values())

@@ -15,6 +15,7 @@ from emobench.bundles.storage import Bundle, read_bundle, write_bundle
 from emobench.errors import BundleError
 from emobench.features import get_features
 from emobench.files import storage_errors, write_bytes, write_json
+from emobench.registry import active_files, plain
 from emobench.reports import derivation
 from emobench.results.environment import environment, versions
 from emobench.results.run import RUN_SCHEMA, read_run
@@ -30,7 +31,7 @@ from emobench.results.tables import (
 )
 from emobench.running.datasets import write_excluded
 from emobench.running.evaluation import Fitted, FoldResult, Job
-from emobench.running.experiment import Experiment, list_entries, plain, portable
+from emobench.running.experiment import Experiment, list_entries, plugin_rows, portable
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,9 +234,24 @@ def _run_json(experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str
             "finished": sum(job.key in finished and not finished[job.key].error for job in jobs),
             "failed": sum(is_failed(finished, job) for job in jobs),
         },
+        **_plugins(experiment),
         "leakage_certificates": list(experiment.certificates),
         "environment": environment(),
     }
+
+
+def _plugins(experiment: Experiment) -> dict[str, Any]:
+    """Return the plug-in files that a run's rows come from: name, hash and rows."""
+    used, files = plugin_rows(experiment.config), _file_names()
+    described = [
+        {"file": files[hash], "hash": hash, "rows": [row for row, its in used.items() if its == hash]}
+        for hash in dict.fromkeys(used.values())
+    ]
+    return {"plugins": described} if described else {}
+
+
+def _file_names() -> dict[str, str]:
+    return {file.hash: Path(file.name).name for file in active_files()}
 
 
 def is_failed(finished: Mapping[str, FoldResult], job: Job) -> bool:
@@ -294,6 +310,7 @@ def save_bundle(experiment: Experiment, folder: Path, job: Job, fitted: Fitted, 
             "n_speakers": dataset.n_speakers,
             "mono": experiment.config.audio.mono,
             "run": experiment.name,
+            **({"plugin": _file_names()[spec.plugin]} if spec.plugin else {}),
         },
         audio_ids=dataset.audio,
         scores=[{name: _score_of(row[name]) for name in BUNDLE_SCORES} for _, row in rows.iterrows()],

@@ -24,6 +24,7 @@ from emobench.execution.workers import WORKER_BYTES, Crash, Pool, count_workers
 from emobench.features import FeatureTable
 from emobench.files import hold, require_space, storage_errors, sweep
 from emobench.prediction import latency
+from emobench.registry import Plugins, using, with_plugins
 from emobench.reporter import Reporter, summarise
 from emobench.running import journal, records
 from emobench.running.evaluation import Fitted, FoldResult, Job, evaluate, fit_everything
@@ -89,6 +90,7 @@ def run(
     force: bool = False,
     retune: bool = False,
     dask: str | None = None,
+    plugins: Plugins = (),
     reporter: Reporter | None = None,
 ) -> Outcome:
     """Compare the models of a config and write ``<output>/<config>-<hash>/``.
@@ -111,6 +113,8 @@ def run(
         Forget the studies and the results of tuned entries, and tune again.
     dask : str, optional
         Do the work on a Dask cluster instead: ``tcp://host:port``, a scheduler file, or ``local:N``.
+    plugins : path or sequence of path
+        Files whose rows join the tables; see `emobench.registry.using`.
 
     Raises
     ------
@@ -119,7 +123,9 @@ def run(
     StorageError
         Also at the end, when everything else is kept, if a study is damaged.
     """
-    return _run(load_config(config), None, Path(output), n_jobs, only, force, retune, dask, reporter or Reporter())
+    reporter = reporter or Reporter()
+    with using(plugins):
+        return _run(load_config(config), None, Path(output), n_jobs, only, force, retune, dask, reporter)
 
 
 def premium(
@@ -128,19 +134,26 @@ def premium(
     output: str | os.PathLike[str] = "results",
     n_jobs: int = -1,
     dask: str | None = None,
+    plugins: Plugins = (),
     reporter: Reporter | None = None,
 ) -> tuple[Outcome, pd.DataFrame]:
     """Carry out a config with `premium: {}`; return the run and the table of the leakage premium.
 
     If that is in the config, or a protocol that shares speakers is, this is the run that `run` makes of it; else the
-    run gets a folder of its own, and what the plain one has finished is taken over.
+    run gets a folder of its own, and what the plain one has finished is taken over. The arguments are those of `run`.
     """
+    with using(plugins):
+        return _premium(load_config(config), Path(output), n_jobs, dask, reporter or Reporter())
+
+
+def _premium(
+    plain: RunConfig, output: Path, n_jobs: int, dask: str | None, reporter: Reporter
+) -> tuple[Outcome, pd.DataFrame]:
     from emobench.reports import leaderboard, premium
     from emobench.results.run import load_results
 
-    plain = load_config(config)
     full = plain.with_premium()
-    outcome = _run(full, plain, Path(output), n_jobs, (), False, False, dask, reporter or Reporter())
+    outcome = _run(full, plain, output, n_jobs, (), False, False, dask, reporter)
     found = load_results(outcome.folder)
     whole = leaderboard.complete(found.scores, found.predictions, found.run)
     return outcome, premium.describe(whole, found.run)
@@ -209,18 +222,23 @@ def extract(
     *,
     n_jobs: int = -1,
     dask: str | None = None,
+    plugins: Plugins = (),
     reporter: Reporter | None = None,
 ) -> list[ExtractedFeatures]:
-    """Compute the features of a config that the store has not, and nothing else.
+    """Compute the features of a config that the store has not, and nothing else; the arguments are those of `run`.
 
     Raises
     ------
     ConfigError, DataError, StorageError
         As `run` does before anything is fitted.
     """
-    reporter = reporter or Reporter()
+    with using(plugins):
+        return _extract(load_config(config), n_jobs, dask, reporter or Reporter())
+
+
+def _extract(config: RunConfig, n_jobs: int, dask: str | None, reporter: Reporter) -> list[ExtractedFeatures]:
     check_dask(dask)
-    config, n_workers = load_config(config), count_workers(n_jobs)
+    n_workers = count_workers(n_jobs)
     with contextlib.ExitStack() as stack:
         pool = _lazy_pool(stack, n_workers, dask)
         experiment = prepare(config, reporter=reporter, pool=pool, n_workers=n_workers)
@@ -303,7 +321,7 @@ def _execute(
     with reporter.track("jobs", len(work)) as advance:
         for worker_bytes, phase in _phases(experiment, work):
             tasks = [(_with_study(job, folder), experiment.tables[job.corpus, job.features]) for job in phase]
-            for position, outcome in pool(worker_bytes).run(_perform, tasks, **limit):
+            for position, outcome in pool(worker_bytes).run(*with_plugins(_perform, tasks), **limit):
                 job = phase[position]
                 if not len(job.test):
                     fitted.append((job, Fitted(error=str(outcome)) if isinstance(outcome, Crash) else outcome))

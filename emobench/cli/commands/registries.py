@@ -14,18 +14,11 @@ from emobench.cli.frame import Manner, app, print_columns, print_json, takes_man
 def list_rows(
     what: Annotated[str, typer.Argument(metavar="models|features|corpora|protocols|metrics")], *, manner: Manner
 ) -> None:
-    """List models, features, corpora, protocols or metrics."""
-    from emobench import corpora, features, metrics, models, protocols
-    from emobench.registry import lookup, rows
+    """List models, networks, features, corpora, protocols or metrics, and where each comes from."""
+    from emobench.registry import TABLES, listed, lookup, plural, resolve
 
-    tables = {
-        "models": ("model", models.MODELS),
-        "features": ("feature set", features.FEATURES),
-        "corpora": ("corpus", corpora.CORPORA),
-        "protocols": ("protocol", protocols.PROTOCOLS),
-        "metrics": ("metric", metrics.METRICS),
-    }
-    listed = [(row.name, row.title) for row in rows(*lookup("table", tables, what))]
+    kind = lookup("table", {plural(kind): kind for kind in TABLES}, what)
+    found = [(row.name, origin, row.title) for row, origin in listed(kind, resolve(TABLES[kind]))]
     if manner.as_json:
-        return print_json([{"name": name, "title": title} for name, title in listed])
-    print_columns(listed)
+        return print_json([{"name": name, "title": title, "origin": origin} for name, origin, title in found])
+    print_columns(found)

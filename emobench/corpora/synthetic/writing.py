@@ -11,6 +11,7 @@ from typing import Any
 
 from emobench.corpora import Generator, Scan, Utterance
 from emobench.corpora.location import cached_corpus
+from emobench.corpora.scanning import find_files
 from emobench.corpora.synthetic.design import (
     CORPUS,
     DEFAULT,
@@ -176,9 +177,9 @@ def scan(root: Path, **options: Any) -> Scan:
     root = Path(root)
     design = read_design(root)
     planned = {clip.path: clip for clip in plan(design)}
-    found = {path.relative_to(root).as_posix() for path in root.rglob("*") if not path.is_dir()} - {RECORD}
-    ignored = {name for name in found if not _is_recording(name)}
-    strange = sorted(found - ignored - set(planned))
+    files, ignored = find_files(root, (".wav",))
+    found = set(files)
+    strange = sorted(found - set(planned))
     if strange:
         raise CorpusError(
             f"Files in {root} must be clips of its design, called like {next(iter(planned))} (emotion, intensity, "
@@ -186,15 +187,10 @@ def scan(root: Path, **options: Any) -> Scan:
         )
     return Scan(
         utterances=tuple(clip for path, clip in planned.items() if path in found),
-        ignored=tuple(sorted(ignored)),
+        ignored=tuple(name for name in ignored if name != RECORD),
         missing=tuple(path for path in planned if path not in found),
         generator=design.fingerprint(),
     )
-
-
-def _is_recording(name: str) -> bool:
-    """Return whether a file claims to be a clip: not hidden (``._x.wav`` is macOS's shadow of ``x.wav``), and WAV."""
-    return name.lower().endswith(".wav") and not any(part.startswith(".") for part in name.split("/"))
 
 
 def _home(*, n_speakers: int = DEFAULT.n_speakers) -> Path:

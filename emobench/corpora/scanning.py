@@ -1,0 +1,146 @@
+"""What every scanner does alike: which files are recordings, which are junk, and whether a scan can be used."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path, PureWindowsPath
+
+from emobench.corpora import CorpusSpec, Scan, Utterance
+from emobench.errors import CorpusError, StorageError, listing
+
+AUDIO = (".wav", ".flac", ".ogg", ".mp3")
+
+# What operating systems and file servers leave behind, besides every name that begins with a dot (``._x.wav`` is
+# macOS's shadow of ``x.wav``).
+JUNK = {"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+SEXES = ("female", "male", "")
+
+
+def find_files(root: str | os.PathLike[str], suffixes: Iterable[str] = AUDIO) -> tuple[list[str], list[str]]:
+    """Return the recordings below a folder, and everything else that lies there.
+
+    Links to folders are followed: people keep audio on another disk.
+
+    Parameters
+    ----------
+    root : path
+    suffixes : iterable of str
+        What the name of a recording ends with, in any case.
+
+    Returns
+    -------
+    files, ignored : list of str
+        Sorted paths relative to `root`, with forward slashes. A folder of junk ends with a slash; what is in it is
+        not listed.
+
+    Raises
+    ------
+    CorpusError
+        If `root` is no folder.
+    StorageError
+        If a folder cannot be read.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        state = "is not a folder" if os.path.lexists(root) else "does not exist"
+        raise CorpusError(f"The folder of a corpus {state}: {os.path.abspath(root)}. Correct `root:`.")
+    endings = tuple(suffix.lower() for suffix in suffixes)
+    files, ignored = [], []
+    for path, is_folder in _walk(root, "", {os.path.realpath(root)}):
+        is_recording = not is_folder and not is_junk(path) and path.lower().endswith(endings)
+        (files if is_recording else ignored).append(path)
+    return sorted(files), sorted(ignored)
+
+
+def _walk(root: Path, folder: str, seen: set[str]) -> Iterator[tuple[str, bool]]:
+    """Yield the path of each file, and of each folder of junk; a folder that a link leads to again is passed over."""
+    for name in names_in(root / folder):
+        path = f"{folder}{name}"
+        if not (root / path).is_dir():
+            yield path, False
+        elif is_junk(name):
+            yield f"{path}/", True
+        elif (real := os.path.realpath(root / path)) not in seen:
+            seen.add(real)
+            yield from _walk(root, f"{path}/", seen)
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the sorted names in a folder; raise `StorageError` where it cannot be read."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise StorageError(
+            f"A corpus folder must be readable. {os.path.abspath(folder)}: {error.strerror}. Correct its permissions."
+        ) from error
+
+
+def is_junk(path: str) -> bool:
+    """Return whether an operating system left a file or folder behind."""
+    name = path.rstrip("/").rpartition("/")[2]
+    return name.startswith(".") or name.lower() in JUNK
+
+
+def path_problem(path: str, root: Path) -> str:
+    """Return why a path cannot name a recording of a corpus, or nothing."""
+    as_windows = PureWindowsPath(path)  # so that ..\x and C:\x are refused everywhere
+    if as_windows.anchor or ".." in as_windows.parts:
+        return "must be relative to the root and without '..'"
+    try:
+        os.stat(root / path)
+    except OSError as error:
+        slash = "; use forward slashes" if "\\" in path else ""
+        return f"cannot be found: {error.strerror}{slash}"
+    except UnicodeEncodeError:
+        return "cannot be a file name on this machine"
+    return ""
+
+
+def check_scan(found: Scan, row: CorpusSpec, root: Path | None, name: str) -> Scan:
+    """Return what a scanner found in one order and under the name that results have, or refuse it.
+
+    Parameters
+    ----------
+    root : path or None
+        None where the corpus is only planned, so that no file is looked for.
+    name : str
+        What result rows call the corpus.
+
+    Raises
+    ------
+    CorpusError
+        With every utterance that has no file, speaker or emotion, or another one's path.
+    """
+    if not isinstance(found, Scan):
+        raise CorpusError(
+            f"The scanner of corpus {row.name!r} must return a Scan. It returned {type(found).__name__}. Correct it."
+        )
+    problems, seen = [], set()
+    for utterance in found.utterances:
+        problems += [f"{utterance.path!r}: {fault}" for fault in _faults(utterance, row, root, seen)]
+        seen.add(utterance.path)
+    if problems:
+        raise CorpusError(
+            f"Corpus {name!r} has {len(problems)} fault{'s' * (len(problems) != 1)}:\n{listing(problems)}\n"
+            "Correct its files, or its scanner."
+        )
+    if not found.utterances:
+        raise CorpusError(f"Corpus {name!r} has no recordings in {root}. Correct `root:`, or its scanner.")
+    ordered = sorted(found.utterances, key=lambda utterance: utterance.path)
+    return replace(found, utterances=tuple(replace(utterance, corpus=name) for utterance in ordered))
+
+
+def _faults(utterance: Utterance, row: CorpusSpec, root: Path | None, seen: set[str]) -> Iterator[str]:
+    if utterance.path in seen:
+        yield "is listed twice"
+    elif root is not None and (problem := path_problem(utterance.path, root)):
+        yield problem
+    for part in ("speaker", "emotion"):
+        if not getattr(utterance, part):
+            yield f"has no {part}"
+    if row.emotions and utterance.emotion and utterance.emotion not in row.emotions:
+        yield f"its emotion {utterance.emotion!r} is none of {', '.join(row.emotions)}"
+    if utterance.sex not in SEXES:
+        yield f"its sex is {utterance.sex!r}, not female, male or empty"
