@@ -68,7 +68,8 @@ class Misfit(ClassifierMixin, BaseEstimator):
         return self
 
     def predict(self, X):
-        return self.model_.predict(X)
+        y = self.model_.predict(X)
+        return np.where(np.arange(len(y)) < 5, np.nan, y) if self.how == "not-a-number" else y
 
 
 def misbehave(how):
@@ -92,7 +93,10 @@ def misbehave(how):
     if how == "print":
         print("noise on stdout")
         print("noise on stderr", file=sys.stderr)
-        os.write(2, b"")
+        os.write(1, b"noise on descriptor 1\\n")
+        os.write(2, b"noise on descriptor 2\\n")
+    if how == "interrupt":
+        raise KeyboardInterrupt("enough")
     if how == "memory":
         raise_limit_and_allocate()
 
@@ -209,24 +213,27 @@ def wait_until(is_so, timeout_s=60):
 
 def test_models_that_kill_raise_and_leave_are_rows_and_the_others_finish(bench, tmp_path):
     """X18, X20: each kind of failure is told apart, none is kept, and no process or file is left."""
-    models = ["svm", *map(misfit, ["raise", "sysexit", "memory", "print"]), misfit("exit", once=True)]
+    kinds = ["raise", "sysexit", "interrupt", "not-a-number", "memory", "print"]
+    models = ["svm", *map(misfit, kinds), misfit("exit", once=True)]
     models.append(misfit("kill", once=True, times=1))
     process = bench(models, "-j", 2, "--json")
     workers = family(process)
     code, out, err = finish(process)
     assert code == 4
-    failed = {"raise": 2, "sysexit": 2, "memory": 2, "exit": 1}
+    failed = {"raise": 2, "sysexit": 2, "interrupt": 2, "not-a-number": 2, "memory": 2, "exit": 1}
     assert {entry: n for entry, n in board(tmp_path)["n_failed"].items() if n} == failed
-    assert errors(tmp_path, "raise") == ["ValueError: no such luck\nin two lines"] * 2
+    assert errors(tmp_path, "raise") == [r"ValueError: no such luck\nin two lines"] * 2
     assert errors(tmp_path, "sysexit") == ["SystemExit: enough"] * 2
+    assert errors(tmp_path, "interrupt") == ["KeyboardInterrupt: enough"] * 2
+    assert errors(tmp_path, "not-a-number") == ["ValueError: predict returned NaN for 5 of 12 utterances."] * 2
     assert all("MemoryError" in error for error in errors(tmp_path, "memory"))
     assert sorted(errors(tmp_path, "exit")) == ["", "crashed: its worker process died (killed, or out of memory)"]
     assert board(tmp_path).loc[["svm", "print", "kill"], "rank"].notna().all()
     assert "noise" not in out + err
     logs = {path.name: path.read_text() for path in tmp_path.glob("results/*/logs/*.txt")}
-    assert len(logs) == 7
+    assert len(logs) == 11
     log = logs["tiny+mfcc40+group-kfold+raise+repeat0+fold0.txt"]
-    assert log.startswith("raise · tiny · mfcc40 · group-kfold fold 0\nValueError: no such luck\n")
+    assert log.startswith("raise · tiny · mfcc40 · group-kfold fold 0\nValueError: no such luck\\n")
     assert 'raise ValueError("no such luck' in log
     told = [remark for remark in json.loads(out)["remarks"] if remark.startswith("failed: ")]
     assert len(told) == len(set(told)) == 4  # one line for each kind of failure

@@ -572,7 +572,7 @@ def test_command_refuses_other_bytes_on_standard_input_in_one_line(save, capsys,
     feed(content)
     code, out, err = run_cli(capsys, "predict", "-", "-q", "-m", save())
     assert (code, out, err.count("\n")) == (3, "", 1)
-    assert err.startswith("emobench: -: ")
+    assert err.startswith("error: -: ")
 
 
 def test_command_answers_each_recording_of_a_folder_in_order(save, tiny_corpus, capsys, tmp_path):

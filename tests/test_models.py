@@ -138,7 +138,7 @@ REFUSED = [
     ("cnn", {"dropout": 0.5}, "Unknown parameter 'dropout'"),
     ("cnn", {"options": {"dropuot": 0.5}}, "Did you mean 'dropout'"),
     ("keras", {"network": "refrence"}, "Did you mean 'reference'"),
-    ("cnn", {"learning_rate": "1e-3"}, "learning_rate .* Got '1e-3'"),
+    ("cnn", {"learning_rate": "1e-3"}, "learning_rate.* Got '1e-3'"),
     ("xgboost", {"n_estimators": 0}, "n_estimators .* Got 0"),
     ("xgboost", {"learning_rate": -0.1}, r"learning_rate .* Got -0\.1"),
     ("xgboost", {"max_depth": 4.5}, r"max_depth .* Got 4\.5"),
