@@ -46,6 +46,24 @@ def test_scan_reads_required_and_optional_columns_sorted_by_path(corpus):
     )
 
 
+@pytest.mark.parametrize("path_column", ["file", "filename"])
+@pytest.mark.parametrize("emotion_column", ["label", "class"])
+def test_scan_understands_other_names_of_columns_with_a_remark(corpus, path_column, emotion_column):
+    found = scan(None, path=corpus(f"{path_column},speaker,{emotion_column},gender\na.wav,1,sad,m\n"))
+    assert found.utterances == (Utterance("a.wav", "manifest", "1", "sad", "male"),)
+    assert found.remarks == (
+        f"column '{path_column}' is read as 'path'",
+        f"column '{emotion_column}' is read as 'emotion'",
+        "column 'gender' is read as 'sex'",
+    )
+
+
+def test_scan_prefers_the_usual_name_and_refuses_two_others(corpus):
+    found = scan(None, path=corpus("path,file,speaker,emotion,label\na.wav,x,1,sad,y\n"))
+    assert (found.utterances[0].path, found.utterances[0].emotion, found.remarks) == ("a.wav", "sad", ())
+    assert "Columns 'file' and 'filename' of " in faults(corpus("file,filename,speaker,emotion\na.wav,a.wav,1,sad\n"))
+
+
 def test_scan_resolves_paths_against_a_given_root(corpus, tmp_path):
     path = corpus(HEADER + "c.wav,1,sad\n")
     assert scan(path.parent / "more", path=path).utterances[0].path == "c.wav"

@@ -61,6 +61,8 @@ class Scan:
         Recordings that a complete copy has and this folder has not.
     generator : str
         Fingerprint of what made a generated corpus; empty for recordings.
+    remarks : tuple of str
+        What the person should know.
     """
 
     utterances: tuple[Utterance, ...]
@@ -68,6 +70,7 @@ class Scan:
     left_out: Mapping[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
     generator: str = ""
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from emobench.errors import CorpusError, StorageError, did_you_mean, listing
 
 REQUIRED = ("path", "speaker", "emotion")
 OPTIONAL = ("sex", "statement", "intensity", "repetition")
+ALSO_CALLED = {"path": ("file", "filename"), "emotion": ("label", "class"), "sex": ("gender",)}
 NOT_AVAILABLE = {"", "-", "#n/a", "<na>", "n/a", "na", "nan", "none", "null"}
 SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
 
@@ -37,7 +38,8 @@ def scan(root: Path | None = None, *, path: Path) -> Scan:
         Folder that the paths in the CSV are relative to; by default the CSV's own.
     path : Path
         CSV in UTF-8, separated by commas. Its header names ``path, speaker, emotion`` and, if known, ``sex, statement,
-        intensity, repetition``; other columns are passed over. A required cell spelled like a missing value is an
+        intensity, repetition``; a column called as in `ALSO_CALLED` is understood where the usual one is absent, and
+        others are passed over. A required cell spelled like a missing value is an
         error, so that a speaker called ``NA`` cannot become nobody; an optional one is empty.
 
     Raises
@@ -51,7 +53,7 @@ def scan(root: Path | None = None, *, path: Path) -> Scan:
         raise CorpusError(
             f"The root of a manifest must be a folder. {os.path.abspath(root)} is none. Correct the root."
         )
-    rows, problems = read_rows(read_text(path), source=os.path.abspath(path))
+    rows, problems, remarks = read_rows(read_text(path), source=os.path.abspath(path))
     utterances = []
     lines: dict[str, int] = {}  # by the file that a path leads to
     sexes: dict[str, tuple[str, int]] = {}  # by speaker
@@ -76,7 +78,7 @@ def scan(root: Path | None = None, *, path: Path) -> Scan:
         )
     if not utterances:
         raise CorpusError(f"A manifest must name recordings. {os.path.abspath(path)} has a header only. Add rows.")
-    return Scan(utterances=tuple(sorted(utterances, key=lambda utterance: utterance.path)))
+    return Scan(utterances=tuple(sorted(utterances, key=lambda utterance: utterance.path)), remarks=tuple(remarks))
 
 
 def read_text(path: Path) -> str:
@@ -103,15 +105,17 @@ def read_text(path: Path) -> str:
     return text
 
 
-def read_rows(text: str, *, source: str) -> tuple[list[Row], list[tuple[int, str]]]:
-    """Return the rows that are as long as the header, and (line, fault) of those that are not."""
+def read_rows(text: str, *, source: str) -> tuple[list[Row], list[tuple[int, str]], list[str]]:
+    """Return the rows that are as long as the header, (line, fault) of those that are not, and remarks on columns."""
     records = numbered(csv.reader(io.StringIO(text, newline=""), strict=True))
     rows, faults = [], []
     header: list[str] = []
+    remarks: list[str] = []
     try:
         for line, cells in records:
             if not header:
-                header = check_header([cell.strip() for cell in cells], source)
+                header, remarks = understand([cell.strip() for cell in cells], source)
+                header = check_header(header, source)
             elif len(cells) == len(header):
                 rows.append(Row(line, dict(zip(header, cells, strict=True))))
             else:
@@ -124,7 +128,7 @@ def read_rows(text: str, *, source: str) -> tuple[list[Row], list[tuple[int, str
         ) from error
     if not header:
         raise CorpusError(f"A manifest must begin with the columns {', '.join(REQUIRED)}. {source} is empty.")
-    return rows, faults
+    return rows, faults, remarks
 
 
 def numbered(reader) -> Iterator[tuple[int, list[str]]]:
@@ -134,6 +138,22 @@ def numbered(reader) -> Iterator[tuple[int, list[str]]]:
         if cells:
             yield line, cells
         line = reader.line_num + 1
+
+
+def understand(header: list[str], source: str) -> tuple[list[str], list[str]]:
+    """Return the header with the usual name for a column that has another one, and a remark on each."""
+    remarks = []
+    for column, others in ALSO_CALLED.items():
+        found = [name for name in header if name in others]
+        if column in header or not found:
+            continue
+        if len(found) > 1:
+            raise CorpusError(
+                f"Columns {' and '.join(map(repr, found))} of {source} could both be {column!r}. Rename one so."
+            )
+        header = [column if name == found[0] else name for name in header]
+        remarks.append(f"column {found[0]!r} is read as {column!r}")
+    return header, remarks
 
 
 def check_header(header: list[str], source: str) -> list[str]:

@@ -292,7 +292,8 @@ def _place_remarks(corpus: CorpusConfig, row: CorpusSpec, root: Path | None) -> 
 
 
 def _scan_remarks(scan: Scan, name: str) -> list[str]:
-    remarks = [f"{name}: left out {count} recordings: {reason}" for reason, count in scan.left_out.items()]
+    remarks = [f"{name}: {remark}" for remark in scan.remarks]
+    remarks += [f"{name}: left out {count} recordings: {reason}" for reason, count in scan.left_out.items()]
     if scan.missing:
         some = ", ".join(scan.missing[:3]) + (" …" if len(scan.missing) > 3 else "")
         remarks.append(
