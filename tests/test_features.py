@@ -192,7 +192,7 @@ def test_extraction_does_not_wait_for_librosa_to_be_imported():
     """librosa defines the numbers, and takes seconds to import."""
     code = (
         "import sys, numpy; from emobench.features import FEATURES; "
-        "[row(numpy.ones(9999, 'f4')) for row in FEATURES.values()]; "
+        "[FEATURES[name](numpy.ones(9999, 'f4')) for name in ('mfcc40', 'mfcc40_stats')]; "
         "print({'librosa', 'numba', 'sklearn', 'scipy.signal'} & set(sys.modules))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"

@@ -45,7 +45,7 @@ GETTERS = {
 }
 LOGREG = """
 from emobench.models import ModelSpec
-LOGREG = ModelSpec("logreg", "Logistic regression", "sklearn.linear_model:LogisticRegression")
+LOGREG = ModelSpec("my-logreg", "Logistic regression", "sklearn.linear_model:LogisticRegression")
 """
 EVERY_KIND = """
 from emobench.corpora import CorpusSpec
@@ -128,7 +128,7 @@ def test_listed_shows_rows_of_plugins_behind_our_own_with_their_origin(points, w
     path = write(LOGREG)
     with using(path):
         found = [(row.name, origin) for row, origin in listed("model", MODELS)]
-    assert found == [*((name, "emobench") for name in MODELS), ("logreg", path), ("zeta", "theirs 1.2")]
+    assert found == [*((name, "emobench") for name in MODELS), ("my-logreg", path), ("zeta", "theirs 1.2")]
 
 
 BROKEN = {
@@ -192,10 +192,10 @@ def test_rows_of_a_file_join_every_table_and_leave_with_the_block(write):
 
 
 def test_blocks_nest_and_the_same_text_counts_once(write):
-    one, same, other = write(LOGREG), write(LOGREG, "copy.py"), write(LOGREG.replace("logreg", "other"), "other.py")
+    one, same, other = write(LOGREG), write(LOGREG, "copy.py"), write(LOGREG.replace("my-logreg", "other"), "other.py")
     with using(one), using([same, other]):
         assert len(active_files()) == 2
-        assert get_model("logreg") is get_model("logreg")
+        assert get_model("my-logreg") is get_model("my-logreg")
         assert get_model("other").name == "other"
 
 
@@ -213,7 +213,7 @@ def test_blocks_nest_and_the_same_text_counts_once(write):
         ("import sibling_of_mine", r"ModuleNotFoundError: No module named 'sibling_of_mine'"),
         ("X = 1", r"it defines no row"),
         ("", r"it defines no row"),
-        (LOGREG.replace("logreg", "a/b"), r"its name is 'a/b'"),
+        (LOGREG.replace("my-logreg", "a/b"), r"its name is 'a/b'"),
         (LOGREG.replace("sklearn", "no_such_package"), r"'no_such_package' is not installed"),
         (LOGREG.replace(".linear_model:LogisticRegression", ""), r"not a function, a class or 'module:attribute'"),
         (LOGREG + LOGREG.replace("LOGREG =", "AGAIN ="), r"two of its rows have one kind and one name"),
@@ -221,7 +221,7 @@ def test_blocks_nest_and_the_same_text_counts_once(write):
     ids=lambda value: None,
 )
 def test_broken_file_is_one_warning_and_named_where_a_row_is_missed(write, text, says):
-    path, sound = write(text), write(LOGREG.replace("logreg", "sound"), "sound.py")
+    path, sound = write(text), write(LOGREG.replace("my-logreg", "sound"), "sound.py")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with using([path, sound]):
@@ -235,14 +235,17 @@ def test_broken_file_is_one_warning_and_named_where_a_row_is_missed(write, text,
 
 def test_name_that_exists_already_is_an_error_that_names_both(write, points):
     path, other = write(LOGREG), write(LOGREG + "# another", "other.py")
-    with pytest.raises(ConfigError, match=f"'logreg' is defined twice, by {path} and by {other}"), using([path, other]):
+    with (
+        pytest.raises(ConfigError, match=f"'my-logreg' is defined twice, by {path} and by {other}"),
+        using([path, other]),
+    ):
         pass
-    path = write(LOGREG.replace("logreg", "svm"))
+    path = write(LOGREG.replace("my-logreg", "svm"))
     with pytest.raises(ConfigError, match=f"'svm' is defined twice, by emobench and by {path}"), using(path):
         pass
-    points["emobench.models"] = [Point("logreg", model("logreg"))]
+    points["emobench.models"] = [Point("my-logreg", model("my-logreg"))]
     path = write(LOGREG)
-    with pytest.raises(ConfigError, match=rf"'logreg' is defined twice, by theirs 1\.2 and by {path}"), using(path):
+    with pytest.raises(ConfigError, match=rf"'my-logreg' is defined twice, by theirs 1\.2 and by {path}"), using(path):
         pass
 
 
@@ -304,8 +307,8 @@ def test_rows_travel_with_their_text_to_a_process_that_knows_nothing(write):
 
 def test_worker_knows_the_rows_during_its_task_only(write):
     with using(write(LOGREG)):
-        function, [task] = with_plugins(get_model, [("logreg",)])
-    assert function(*task).name == "logreg"
+        function, [task] = with_plugins(get_model, [("my-logreg",)])
+    assert function(*task).name == "my-logreg"
     assert active_files() == []
 
 
