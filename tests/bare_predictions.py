@@ -6,6 +6,7 @@ For each ``NAME.onnx`` the rows of ``NAME.npy`` are answered into ``NAME.npz``. 
 on a machine that has only these two.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ class Blocker:
 
 def main(folder):
     sys.meta_path.insert(0, Blocker())
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import numpy as np
     import onnxruntime
 

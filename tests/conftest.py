@@ -1,10 +1,13 @@
 """What every test shares: a corpus that takes milliseconds, and a user's folders that are not the user's."""
 
 import csv
+import os
 
 import numpy as np
 import pytest
 import soundfile
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for tests that import ONNX Runtime themselves
 
 SR = 22_050
 PITCH_HZ = {"angry": 320.0, "happy": 210.0, "sad": 110.0}

@@ -236,7 +236,7 @@ def test_models_that_kill_raise_and_leave_are_rows_and_the_others_finish(bench, 
     assert log.startswith("raise · tiny · mfcc40 · group-kfold fold 0\nValueError: no such luck\\n")
     assert 'raise ValueError("no such luck' in log
     told = [remark for remark in json.loads(out)["remarks"] if remark.startswith("failed: ")]
-    assert len(told) == len(set(told)) == 4  # one line for each kind of failure
+    assert len(told) == len(set(told)) == 6  # one line for each kind of failure
     assert workers
     assert left(workers) == []
     assert not list((tmp_path / "tmp").iterdir())

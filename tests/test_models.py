@@ -94,14 +94,7 @@ def test_row_added_to_the_table_is_found(monkeypatch):
 
 
 def test_get_model_of_a_typo_names_the_nearest(plugin):
-<<<<<<< HEAD
-    with pytest.raises(
-        UnknownNameError,
-        match=r"Unknown model 'svn'\. Did you mean 'svm'\? .*cnn, dummy, keras, knn, lda, logistic, mlp",
-    ):
-=======
     with pytest.raises(UnknownNameError, match=r"Unknown model 'svn'\. Did you mean 'svm'\? Known models: .*lda"):
->>>>>>> 1aefa92 (Name rows in tests so that a new row of a table breaks none)
         get_model("svn")
 
 

@@ -167,7 +167,7 @@ def test_every_page_is_listed(page):
     assert {Path(other).name for other in PAGES} - {"README.md", "index.md"} <= listed
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != "docs/ci.md"])
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in {"docs/ci.md", "docs/extending.md"}])
 def test_configs_of_a_page_are_valid(page):
     from ruamel.yaml import YAML
 

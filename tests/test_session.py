@@ -1,5 +1,6 @@
 """Models from outside: what is refused, what answers, and that nothing else happens."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -151,3 +152,16 @@ def test_prediction_imports_no_library_of_training():
     )
     command = [sys.executable, "-c", code, str(Path(__file__).parent)]
     assert subprocess.check_output(command, text=True).strip() == "[]"
+
+
+def test_onnx_runtime_reports_to_nobody(tmp_path):
+    """Without the switch, an import leaves an identifier of the device and a queue of events, which it sends."""
+    for name in ("home", "tmp"):
+        (tmp_path / name).mkdir()
+    code = "from emobench.bundles.session import Session; Session(open(0, 'rb').read(), 4)"
+    absent = {"ORT_DISABLE_TELEMETRY", "CI"}
+    environment = {name: value for name, value in os.environ.items() if name not in absent}
+    places = {"HOME": tmp_path / "home", "TMPDIR": tmp_path / "tmp", "XDG_CACHE_HOME": tmp_path / "home"}
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, input=linear().SerializeToString(), env={**environment, **places}, check=True)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]

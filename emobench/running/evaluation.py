@@ -176,7 +176,6 @@ class Fitted:
     params: dict[str, Any] = field(default_factory=dict)
     error: str = ""
     is_damaged_storage: bool = False
-    tuning: dict[str, Any] | None = None
 
 
 def evaluate(table: FeatureTable, job: Job) -> FoldResult:
@@ -222,22 +221,23 @@ def fit_everything(table: FeatureTable, job: Job) -> Fitted:
             tuning = _tuning_of(estimator, table, job)
         except BaseException as error:  # as in `evaluate`
             return Fitted(error=_describe(error), is_damaged_storage=isinstance(error, StorageError))
-        found: dict[str, Any] = {"params": dict(job.params), "tuning": tuning}
+        params = dict(job.params)
         if tuning is not None:
-            estimator, found["params"] = estimator.estimator_, {**job.params, **tuning["best_params"]}
+            estimator, params = estimator.estimator_, {**params, **tuning["best_params"]}
         try:
-            return Fitted(**_exported(estimator, table, job), native_ms=_native_ms(estimator, table.X[:1]), **found)
+            onnx, parity = _exported(estimator, table, job)
+            return Fitted(onnx, parity, native_ms=_native_ms(estimator, table.X[:1]), params=params)
         except BaseException as error:
             reason = str(error) if isinstance(error, NoBundleError) else f"no bundle: {_describe(error)}"
-            return Fitted(no_bundle=reason, **found)
+            return Fitted(no_bundle=reason, params=params)
 
 
-def _exported(estimator: Any, table: FeatureTable, job: Job) -> dict[str, Any]:
+def _exported(estimator: Any, table: FeatureTable, job: Job) -> tuple[bytes, dict[str, Any]]:
     from emobench.bundles.export import export
 
     converter = resolve(models.get_model(job.model).converter)
     onnx, parity = export(estimator, table.X[job.train], n_classes=len(table.classes), converter=converter)
-    return {"onnx": onnx, "parity": asdict(parity)}
+    return onnx, asdict(parity)
 
 
 def _native_ms(estimator: Any, X: np.ndarray) -> float:

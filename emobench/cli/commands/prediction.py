@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from emobench.prediction.predictor import Predictor
 
 _GENERATED = (
-    "warning: the model was trained on the corpus {corpus!r}, which is computer-generated. "
+    "warning: the model was trained on the corpus {!r}, which is computer-generated. "
     "Do not rely on its answers about people."
 )
 
@@ -100,7 +100,7 @@ def predict(
     if not manner.quiet:
         print(f"model: {predictor.entry} ({printable(str(folder))})", file=sys.stderr)
         if predictor.bundle.manifest.trained_on.get("is_generated"):
-            print(_GENERATED.format(**predictor.bundle.manifest.trained_on), file=sys.stderr)
+            print(_GENERATED.format(predictor.bundle.manifest.trained_on.get("corpus")), file=sys.stderr)
         if finished:
             print(f"{len(finished)} files have their answer in {printable(str(output))}", file=sys.stderr)
     recordings, is_single = answers.recordings(files, null=null)
