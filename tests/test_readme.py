@@ -19,7 +19,6 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [ROOT / "README.md", *ROOT.glob("docs/*.md")])
 TEXTS = {page: (ROOT / page).read_text() for page in PAGES}
 TABLES = ["README.md", "docs/reading-results.md"]
-WRITTEN_ELSEWHERE = {"architecture.md", "extending.md"}  # TODO(both pages are there): take this out
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +155,7 @@ def test_commands_of_a_page_exist_and_take_its_options(page):
 def test_files_and_links_of_a_page_exist(page):
     folder = (ROOT / page).parent
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", TEXTS[page]):
-        assert (folder / link).exists() or Path(link).name in WRITTEN_ELSEWHERE, link
+        assert (folder / link).exists(), link
     for name in re.findall(r"\b(?:configs|tests|benchmarks)/[a-z0-9_-]+\.(?:yaml|py)\b", TEXTS[page]):
         assert (ROOT / name).is_file(), name
 

@@ -14,7 +14,7 @@ from emobench.cli.frame import Manner, app, print_columns, print_json, takes_man
 def list_rows(
     what: Annotated[str, typer.Argument(metavar="models|features|corpora|protocols|metrics")], *, manner: Manner
 ) -> None:
-    """List models, networks, features, corpora, protocols or metrics, and where each comes from."""
+    """List the models, features, corpora and other rows, and where each comes from."""
     from emobench.registry import TABLES, listed, lookup, plural, resolve
 
     kind = lookup("table", {plural(kind): kind for kind in TABLES}, what)
