@@ -31,7 +31,7 @@ run: $(VENV)/.installed
 	@echo "1 of 2: a first result in about half a minute (emobench run configs/quick.yaml)"
 	@$(BIN)/emobench run configs/quick.yaml --output $(OUTPUT)
 	@echo
-	@echo "2 of 2: the full comparison, about five minutes (emobench run configs/all.yaml)"
+	@echo "2 of 2: the full comparison, ten to twenty minutes (emobench run configs/all.yaml)"
 	@echo "Ctrl-C stops it; make run continues it."
 	@$(BIN)/emobench run configs/all.yaml --output $(OUTPUT)
 
