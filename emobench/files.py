@@ -119,6 +119,7 @@ def published(folder: Path, *, replaces: bool = False) -> Iterator[Path]:
     aside = folder.with_name(f".{folder.name}{ASIDE}{secrets.token_hex(4)}")
     with storage_errors(folder), FileLock(f"{aside}.lock") as lock:
         try:
+            sync_folder(folder.parent)  # what lies aside is found by its lock, which a power cut must not lose alone
             new, old = aside / "new", aside / "old"
             new.mkdir(parents=True)
             yield new
