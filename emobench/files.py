@@ -114,7 +114,8 @@ def published(folder: Path, *, replaces: bool = False) -> Iterator[Path]:
     """
     from filelock import FileLock
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    with storage_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
     _clear(folder)
     aside = folder.with_name(f".{folder.name}{ASIDE}{secrets.token_hex(4)}")
     with storage_errors(folder), FileLock(f"{aside}.lock") as lock:

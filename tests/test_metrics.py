@@ -210,7 +210,10 @@ def changes_its_argument(tables):
 
 WRONG = {
     "raises": (metrics.MetricSpec("odd", "", broken), "odd failed: ZeroDivisionError: no"),
-    "not there": (metrics.MetricSpec("odd", "", "emobench.metrics:lost"), "odd failed: AttributeError: .* 'lost'"),
+    "not there": (
+        metrics.MetricSpec("odd", "", "emobench.metrics:lost"),
+        "odd failed: PluginError: .*:lost' cannot",
+    ),
     "shape": (metrics.MetricSpec("odd", "", lambda tables: tables), r"odd returned .* shape \(5, 5\) instead of \(\)"),
     "changes": (metrics.MetricSpec("odd", "", changes_its_argument), "odd failed: ValueError: .*read-only"),
     "infinite": (metrics.MetricSpec("odd", "", lambda tables: np.inf), "odd is not defined of these predictions"),

@@ -107,18 +107,17 @@ def halves(labels, *, n_parts, seed):
 
 HALVES = ProtocolSpec("my-halves", "Speakers dealt by name", halves, options={"n_parts": Option(int, 2, ge=2)})
 """,
-    # TODO(metrics of tables): when branch metrics12 is merged, write kappa as a function of confusion tables.
     "metric.py": """
 from emobench.metrics import MetricSpec
 
 
-def kappa(y_true, y_pred, n_classes):
-    from sklearn.metrics import cohen_kappa_score
+def kappa(tables):
+    n = tables.sum(axis=(-2, -1))
+    expected = (tables.sum(axis=-1) * tables.sum(axis=-2)).sum(axis=-1) / n**2
+    return (tables.trace(axis1=-2, axis2=-1) / n - expected) / (1 - expected)
 
-    return cohen_kappa_score(y_true, y_pred, labels=list(range(n_classes)))
 
-
-KAPPA = MetricSpec("my-kappa", "Cohen's kappa", kappa)
+KAPPA = MetricSpec("my-kappa", "Cohen's kappa", kappa, range=(-1, 1))
 """,
     "broken.py": "raise SystemExit('no luck')\n",
 }
@@ -174,6 +173,14 @@ def run(outside, emobench_in):
     return folder
 
 
+def kappas(predictions):
+    """Return scikit-learn's kappa of each corpus and entry."""
+    from sklearn.metrics import cohen_kappa_score
+
+    parts = predictions.groupby(["corpus", "entry"], observed=True)
+    return {key: cohen_kappa_score(part["y_true"], part["y_pred"]) for key, part in parts}
+
+
 def test_files_go_to_the_leaderboard_with_intervals_slices_and_report(run):
     board = pd.read_csv(run / "leaderboard.csv")
     assert set(board["entry"]) == {"my-logreg", "my-logreg-tuned", "my-loud", "dummy"}
@@ -186,11 +193,19 @@ def test_files_go_to_the_leaderboard_with_intervals_slices_and_report(run):
     assert (kappa["value"] > 0.85).all()
     intervals = pd.read_csv(run / "intervals.csv")
     assert intervals.loc[(intervals["entry"] == "my-logreg") & (intervals["metric"] == "uar"), "high"].notna().all()
-    # TODO(metrics of tables): the metric's column, interval and report, when branch metrics12 is merged:
-    # assert board["my-kappa_low"].notna().any(); assert "my-kappa" in set(intervals["metric"])
-    assert "my-kappa" not in set(intervals["metric"])  # fails as soon as it is time for the line above
-    assert {"speaker", "sex"} <= set(pd.read_csv(run / "slices.csv")["slice"])
-    assert "my-logreg" in (run / "report.html").read_text()
+    own = intervals.loc[(intervals["entry"] == "my-logreg") & (intervals["metric"] == "my-kappa")]
+    assert own["high"].notna().all()
+    assert (board.loc[board["entry"] == "my-logreg", "my-kappa"] > 0.85).all()
+    recomputed = kappas(pd.read_parquet(run / "predictions.parquet"))
+    found = board.set_index(["corpus", "entry"])["my-kappa"]
+    for key, value in recomputed.items():
+        assert found[key] == pytest.approx(value, abs=1e-6), key
+    slices = pd.read_csv(run / "slices.csv")
+    assert {"speaker", "sex"} <= set(slices["slice"])
+    assert slices["my-kappa"].notna().any()
+    page = (run / "report.html").read_text()
+    assert "my-logreg" in page
+    assert "my-kappa" in page
 
 
 def test_record_says_which_files_its_rows_come_from(run):
@@ -240,7 +255,7 @@ def test_processes_of_latency_get_the_files(run, outside):
         answer = latency.start_probe(task)
     assert answer.get("error") is None
     assert answer["emotion"] == "angry"
-    assert "Unknown" in latency.start_probe(task)["error"]
+    assert "are not known here" in latency.start_probe(task)["error"]
 
 
 @pytest.mark.slow
@@ -254,17 +269,17 @@ def test_dask_workers_get_the_files(run, outside, emobench_in):
 
 
 def test_compare_gates_what_comes_from_files(run, outside, emobench_in):
-    done = emobench_in("compare", run, run, "--fail", "uar:0.02")
+    done = emobench_in("compare", run, run, "--fail", "uar:0.02", "--fail", "my-kappa:0.02")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "unknown" not in done.stderr.lower()
-    # TODO(metrics of tables): `--fail my-kappa:0.02`, when branch metrics12 is merged.
     worse = outside / "worse.yaml"
     worse.write_text(
         CONFIG.partition("tuning")[0].replace("[my-logreg, my-loud, dummy]", "[{name: dummy, id: my-logreg}, my-loud]")
     )
     assert emobench_in("run", worse, "-j", 2, "--quiet").returncode == 0
     [candidate] = outside.glob("results/worse-*")
-    assert emobench_in("compare", run, candidate, "--fail", "uar:0.02", "--allow-missing").returncode == 10
+    for gate in ("uar:0.02", "my-kappa:0.02"):
+        assert emobench_in("compare", run, candidate, "--fail", gate, "--allow-missing").returncode == 10
 
 
 def test_report_is_written_again_with_the_files_and_says_which_it_lacks(run, emobench_in):

@@ -199,7 +199,10 @@ def test_wrong_rows_have_no_values_but_a_reason_and_change_nothing_else(found):
     assert rows.loc[is_wrong, ["value", "low", "high"]].isna().all(axis=None)
     reasons = rows[is_wrong].groupby("metric")["reason"].agg("unique")
     assert list(reasons["broken"]) == ["broken failed: ZeroDivisionError: no such luck"]
-    assert list(reasons["lost"]) == ["lost failed: AttributeError: module 'own_metrics' has no attribute 'lost'"]
+    assert list(reasons["lost"]) == [
+        "lost failed: PluginError: 'own_metrics:lost' cannot be loaded: AttributeError: module 'own_metrics' has no "
+        "attribute 'lost'. Install what it needs, or correct its row."
+    ]
     assert reasons["shapeless"][0].startswith("shapeless returned an array of shape () instead of (1, 2)")
 
 

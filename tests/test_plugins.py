@@ -18,6 +18,7 @@ from emobench.errors import ConfigError, Stopped, UnknownNameError
 from emobench.features import FEATURES, feature_key, get_features
 from emobench.metrics import get_metric
 from emobench.models import MODELS, ModelSpec, get_model
+from emobench.models.networks import get_network
 from emobench.protocols import get_protocol
 from emobench.registry import (
     TABLES,
@@ -42,6 +43,7 @@ GETTERS = {
     "corpus": get_corpus,
     "protocol": get_protocol,
     "metric": get_metric,
+    "network": get_network,
 }
 LOGREG = """
 from emobench.models import ModelSpec
@@ -52,6 +54,7 @@ from emobench.corpora import CorpusSpec
 from emobench.features import FeatureSpec
 from emobench.metrics import MetricSpec
 from emobench.models import ModelSpec
+from emobench.models.networks import NetworkSpec
 from emobench.protocols import ProtocolSpec
 
 ROWS = "rows in a container are not looked for", [ModelSpec("hidden", "Hidden", "sklearn.svm:SVC")]
@@ -59,7 +62,8 @@ MODEL = ModelSpec("my-model", "Mine", lambda **params: None)
 FEATURES = FeatureSpec("my-features", "Mine", lambda signal, sr: signal, lambda frames: frames, n_features=3)
 CORPUS = CorpusSpec("my-corpus", "Mine", lambda root: None)
 PROTOCOL = ProtocolSpec("my-protocol", "Mine", lambda labels, seed: None)
-METRIC = MetricSpec("my-metric", "Mine", lambda y_true, y_pred, n_classes: 0.5)
+METRIC = MetricSpec("my-metric", "Mine", lambda tables: tables.trace(axis1=-2, axis2=-1))
+NETWORK = NetworkSpec("my-network", "Mine", lambda shape, n_classes: None)
 """
 
 

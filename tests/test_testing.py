@@ -397,23 +397,22 @@ def test_metrics_of_the_table_keep_the_contract(name):
     check_metric(METRICS[name])
 
 
-# TODO(metrics of tables): when a metric takes confusion tables, write these functions of tables.
-def kappa(y_true, y_pred, n_classes):
-    from sklearn.metrics import cohen_kappa_score
-
-    return cohen_kappa_score(y_true, y_pred)
-
-
-def of_the_first_half(y_true, y_pred, n_classes):
-    return np.mean(y_true[:100] == y_pred[:100])
+def kappa(tables):
+    n = tables.sum(axis=(-2, -1))
+    expected = (tables.sum(axis=-1) * tables.sum(axis=-2)).sum(axis=-1) / n**2
+    return (tables.trace(axis1=-2, axis2=-1) / n - expected) / (1 - expected)
 
 
-def drifting(y_true, y_pred, n_classes, calls=itertools.count()):  # noqa: B008  (the counter is the fault)
-    return np.mean(y_true == y_pred) + next(calls)
+def of_the_first_half(y_true, proba):
+    return np.mean(y_true[:100] == proba[:100].argmax(axis=1))
 
 
-def undefined(y_true, y_pred, n_classes):
-    return float("nan")
+def drifting(tables, calls=itertools.count()):  # noqa: B008  (the counter is the fault)
+    return tables.trace(axis1=-2, axis2=-1) + next(calls)
+
+
+def undefined(tables):
+    return np.full(tables.shape[:-2], np.nan)
 
 
 def metric_row(score, **fields):
@@ -427,7 +426,7 @@ def test_metric_without_a_fault_passes():
 @pytest.mark.parametrize(
     "row, says",
     [
-        (metric_row(of_the_first_half), "depends on the order of the utterances"),
+        (metric_row(of_the_first_half, of="predictions"), "depends on the order of the utterances"),
         (metric_row(drifting), "another score the next time"),
         (metric_row(undefined), "not defined of usual predictions"),
         (metric_row(kappa, is_greater_better=False), "less is better, says the row, but"),

@@ -96,6 +96,67 @@ def from_xgboost(estimator: Any) -> ModelProto:
     return model
 
 
+def from_neighbors(estimator: Any) -> ModelProto:
+    """Convert a fitted `KNeighborsClassifier`, Euclidean, by distances in float64.
+
+    Those of skl2onnx are float32, which far from the training rows takes other rows for the nearest.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    if estimator.effective_metric_ != "euclidean" or callable(estimator.weights):
+        return from_sklearn(estimator)
+    trained = np.asarray(estimator._fit_X, dtype=np.float64)
+    constants = {
+        "twice": 2 * trained.T,
+        "squares": (trained**2).sum(axis=1)[np.newaxis],
+        "one_hot": np.eye(len(estimator.classes_))[estimator._y],
+        "k": np.array([estimator.n_neighbors]),
+        "zero": np.array(0.0),
+        "first": np.array([1]),
+        "last": np.array([2]),
+    }
+    steps = [
+        ("Cast", ["features"], ["x"], {"to": TensorProto.DOUBLE}),
+        ("Mul", ["x", "x"], ["x_squared"], {}),
+        ("ReduceSum", ["x_squared", "first"], ["length"], {"keepdims": 1}),
+        ("MatMul", ["x", "twice"], ["products"], {}),
+        ("Add", ["length", "squares"], ["lengths"], {}),
+        ("Sub", ["lengths", "products"], ["differences"], {}),
+        ("Max", ["differences", "zero"], ["distances"], {}),
+        ("TopK", ["distances", "k"], ["nearest", "places"], {"largest": 0}),
+        ("Gather", ["one_hot", "places"], ["classes"], {}),
+        ("Sqrt", ["nearest"], ["distance"], {}),
+        ("Equal", ["distance", "zero"], ["is_same"], {}),
+        ("Cast", ["is_same"], ["same"], {"to": TensorProto.DOUBLE}),
+        ("ReduceSum", ["same", "first"], ["n_same"], {"keepdims": 1}),
+        ("Greater", ["n_same", "zero"], ["has_same"], {}),
+        ("Reciprocal", ["distance"], ["nearness"], {}),
+        ("Where", ["has_same", "same", "nearness"], ["weights"], {}),  # rows that are the same outweigh all others
+    ]
+    if estimator.weights == "uniform":
+        steps = [*steps[:9], ("Sub", ["nearest", "nearest"], ["none"], {}), ("Exp", ["none"], ["weights"], {})]
+    steps += [
+        ("Unsqueeze", ["weights", "last"], ["weight"], {}),
+        ("Mul", ["classes", "weight"], ["weighted"], {}),
+        ("ReduceSum", ["weighted", "first"], ["votes"], {"keepdims": 0}),
+        ("ReduceSum", ["votes", "first"], ["all_votes"], {"keepdims": 1}),
+        ("Div", ["votes", "all_votes"], ["shares"], {}),
+        ("Cast", ["shares"], ["probabilities"], {"to": TensorProto.FLOAT}),
+    ]
+    features, probabilities = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None]) for name in ("features", "probabilities")
+    )
+    graph = helper.make_graph(
+        [helper.make_node(kind, given, found, **attributes) for kind, given, found, attributes in steps],
+        "neighbours",
+        [features],
+        [probabilities],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    opsets = [helper.make_opsetid(*opset) for opset in OPSETS.items()]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+
+
 def from_keras(estimator: Any) -> ModelProto:
     """Convert `network_`, a built Keras model that ends in the probabilities of `classes_`, by Keras' own exporter."""
     import onnx

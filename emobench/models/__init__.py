@@ -203,6 +203,7 @@ MODELS: dict[str, ModelSpec] = {
             title="Nearest neighbours, the nearer the weightier (scikit-learn)",
             estimator="sklearn.neighbors:KNeighborsClassifier",
             defaults={"n_neighbors": 15, "weights": "distance", "algorithm": "brute"},
+            converter="emobench.bundles.converters:from_neighbors",
             cost=0.2,
             space={"n_neighbors": Int(3, 51, step=4), "weights": Choice(("uniform", "distance"))},
         ),

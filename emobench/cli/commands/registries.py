@@ -14,7 +14,7 @@ from emobench.cli.frame import Manner, app, print_columns, print_json, takes_man
 def list_rows(
     what: Annotated[str, typer.Argument(metavar="models|features|corpora|protocols|metrics")], *, manner: Manner
 ) -> None:
-    """List the models, features, corpora and other rows, and where each comes from."""
+    """List models, features and other rows, and where they come from."""
     from emobench.registry import TABLES, listed, lookup, plural, resolve
 
     kind = lookup("table", {plural(kind): kind for kind in TABLES}, what)
