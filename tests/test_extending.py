@@ -17,6 +17,7 @@ FILES = dict(re.findall(r"^`(\w+\.\w+)`:\n\n```\w+\n(.*?)^```$", PAGE, re.MULTIL
 COMMANDS = re.findall(r"^\$ emobench (run .*)$", PAGE, re.MULTILINE)
 CHECKS = {
     "model": testing.check_model,
+    "network": testing.check_network,
     "feature set": testing.check_features,
     "protocol": testing.check_protocol,
     "metric": testing.check_metric,

@@ -13,10 +13,11 @@ from emobench.corpora.scanning import find_files
 from emobench.corpora.synthetic.writing import GENERATOR
 from emobench.features import FEATURES, FeatureSpec
 from emobench.metrics import METRICS, MetricSpec
-from emobench.models import ModelSpec
+from emobench.models import Int, ModelSpec
+from emobench.models.networks import NETWORKS, NetworkSpec
 from emobench.protocols import PROTOCOLS, ProtocolSpec
 from emobench.registry import Option, PluginError
-from emobench.testing import check_corpus, check_features, check_metric, check_model, check_protocol
+from emobench.testing import check_corpus, check_features, check_metric, check_model, check_network, check_protocol
 from emobench.testing.protocols import design
 from emobench.testing.rows import check_row
 
@@ -387,6 +388,73 @@ def test_protocol_without_a_fault_passes():
 def test_check_protocol_fails_on(row, says):
     with pytest.raises(AssertionError, match=says):
         check_protocol(row)
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_of_the_table_keep_the_contract(name):
+    check_network(NETWORKS[name])
+
+
+def stacked(shape, n_classes, *middle, activation="softmax"):
+    from keras import Sequential, layers
+
+    end = layers.Dense(n_classes, activation=activation)
+    return Sequential([layers.Input(shape), layers.Flatten(), layers.Dense(8), *middle, end])
+
+
+def plain_network(shape, n_classes, *, units=8):
+    return stacked(shape, n_classes)
+
+
+def logits(shape, n_classes):
+    return stacked(shape, n_classes, activation=None)
+
+
+def three_classes(shape, n_classes):
+    return stacked(shape, 3)
+
+
+def centred_on_the_batch(shape, n_classes):
+    import keras
+
+    class Centred(keras.layers.Layer):
+        def call(self, X):
+            return X - keras.ops.mean(X, axis=0, keepdims=True)
+
+    return stacked(shape, n_classes, Centred())
+
+
+def weighted_by_chance(shape, n_classes):
+    import keras
+
+    return stacked(shape, n_classes, keras.layers.Rescaling(np.random.default_rng().uniform(0.5, 2)))
+
+
+def network_row(build, **fields):
+    return NetworkSpec("mine", "A network", build, takes=("vector",), **fields)
+
+
+def test_network_without_a_fault_passes():
+    check_network(network_row(plain_network, space={"units": Int(4, 16)}))
+
+
+@pytest.mark.parametrize(
+    "row, says",
+    [
+        (network_row(logits), "not probabilities"),
+        (network_row(three_classes), "output of shape"),
+        (network_row(centred_on_the_batch), "depends on the rest of the batch"),
+        (network_row(weighted_by_chance), "two fits with one random_state differ"),
+        (network_row(plain_network, space={"layers": Int(1, 3)}), "names layers, which is no option"),
+    ],
+    ids=["logits", "classes", "batch", "seed", "space"],
+)
+def test_check_network_fails_on(row, says):
+    with pytest.raises(AssertionError, match=says):
+        check_network(row)
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------

@@ -6,13 +6,14 @@
     def test_logreg():
         check_model(LOGREG)
 
-Each raises `AssertionError` that says what is wrong. A check of networks joins them with the table of networks.
+Each raises `AssertionError` that says what is wrong.
 """
 
 from emobench.testing.corpora import check_corpus
 from emobench.testing.features import check_features
 from emobench.testing.metrics import check_metric
 from emobench.testing.models import check_model
+from emobench.testing.networks import check_network
 from emobench.testing.protocols import check_protocol
 
-__all__ = ["check_corpus", "check_features", "check_metric", "check_model", "check_protocol"]
+__all__ = ["check_corpus", "check_features", "check_metric", "check_model", "check_network", "check_protocol"]
