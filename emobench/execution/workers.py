@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import signal
 import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ class Pool:
         self._executor: Any = None
         self._news: Any = None  # both ends of the pipe on which workers say what they begin
         self._started: dict[int, tuple[int, float]] = {}  # position of a task → process id, when it was heard of
+        self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._clock = _Clock()
         self._failed_starts = 0
 
@@ -126,7 +128,7 @@ class Pool:
         killed: set[int] = set()
         while waiting or running:
             is_broken = not self._submit(function, tasks, waiting, running)
-            done = wait(running, timeout=TICK_S if timeout_s else None, return_when=FIRST_COMPLETED).done
+            done = self._wait(TICK_S if timeout_s else None) & set(running) if running else set()
             self._hear()
             if timeout_s is not None:
                 killed |= self._kill_overdue(running, killed, timeout_s)
@@ -162,11 +164,26 @@ class Pool:
         while waiting and len(running) < 2 * self.n_workers:
             position = waiting[0]
             try:
-                running[self._workers().submit(_announce, position, function, tasks[position])] = position
+                future = self._workers().submit(_announce, position, function, tasks[position])
             except BrokenProcessPool:
                 return False
+            running[future] = position
+            future.add_done_callback(self._done.put)
             waiting.popleft()
         return True
+
+    def _wait(self, timeout_s: float | None) -> set[Future]:
+        """Return the futures that are done, waiting for the first.
+
+        `concurrent.futures.wait` holds the futures' locks in Python: a signal there leaves them locked, and no worker
+        could be stopped any more.
+        """
+        done = set()
+        with contextlib.suppress(queue.Empty):
+            done.add(self._done.get(timeout=timeout_s))
+            while True:
+                done.add(self._done.get_nowait())
+        return done
 
     def _hear(self) -> None:
         """Take in which tasks have begun, and where."""
