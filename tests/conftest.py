@@ -2,12 +2,14 @@
 
 import csv
 import os
+import signal
 
 import numpy as np
 import pytest
 import soundfile
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # for tests that import ONNX Runtime themselves
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's `&` ignores it, and subprocesses inherit that
 
 SR = 22_050
 PITCH_HZ = {"angry": 320.0, "happy": 210.0, "sad": 110.0}
