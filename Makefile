@@ -19,7 +19,7 @@ help:
 	@echo "make test       run the tests, except the slow ones"
 	@echo "make test-slow  run the slow tests"
 	@echo "make test-real  run the tests on real recordings (DATA=folder that holds ravdess/)"
-	@echo "make lint       check style; make format fixes it"
+	@echo "make lint       check style and types; make format fixes style"
 	@echo "make bench      print how much faster this is than code written by hand"
 	@echo "make gate       run configs/ci.yaml and compare it with results/baseline: fails if quality went down"
 	@echo "make baseline   replace results/baseline, after a change that is meant to change quality"
@@ -47,6 +47,7 @@ test-real: $(VENV)/.installed-test
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy emobench
 
 format: $(VENV)/.installed-lint
 	$(BIN)/ruff check --fix .
@@ -80,7 +81,7 @@ baseline: gate-run
 	cp run.json leaderboard.csv leaderboard.md predictions.parquet "$$into"
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis .benchmarks
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 
 $(VENV)/.python:
 	$(PYTHON) -m venv $(VENV)
@@ -100,6 +101,7 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	@$(PIP) --quiet --constraint constraints.txt --editable ".[test]"
 	@touch $@
 
-$(VENV)/.installed-lint: $(VENV)/.python pyproject.toml constraints.txt
-	@$(PIP) --quiet --constraint constraints.txt ruff
+# With the libraries, whose types mypy reads.
+$(VENV)/.installed-lint: $(VENV)/.installed
+	@$(PIP) --quiet --constraint constraints.txt --editable ".[lint]"
 	@touch $@

@@ -164,7 +164,9 @@ def get_metric(name: str, classes: Sequence[str] = ()) -> MetricSpec:
     return lookup("metric", METRICS, name)
 
 
-def recall_of(codes: Sequence[int], name: str = "uar", title: str = "Mean recall over some classes") -> MetricSpec:
+def recall_of(
+    codes: Sequence[int] | np.ndarray, name: str = "uar", title: str = "Mean recall over some classes"
+) -> MetricSpec:
     """Return the row of the mean recall over some of the declared classes."""
 
     def score(tables: np.ndarray) -> np.ndarray:
@@ -189,6 +191,7 @@ def evaluate(row: MetricSpec, *arguments: np.ndarray, shape: tuple[int, ...]) ->
 
 def losses_of(row: MetricSpec, y_true: np.ndarray, proba: np.ndarray) -> np.ndarray:
     """Return what each utterance costs, shape (n, m); raise as `evaluate` does."""
+    assert row.losses is not None  # as of every metric of losses
     losses = np.asarray(_call(row, row.losses, y_true, proba))
     if losses.ndim not in (1, 2) or len(losses) != len(y_true):
         raise MetricError(f"losses of {row.name} have the shape {losses.shape} for {len(y_true)} utterances")

@@ -61,6 +61,10 @@ class Row:
     ----------
     kind : str
         What a row is, in the singular: ``"model"``.
+    name : str
+        What configs and results call it.
+    title : str
+        What it is, on one line.
     targets : tuple of str
         The fields that hold a function or a class, or name one as ``"module:attribute"``; see `resolve`.
     plugin : str
@@ -71,6 +75,8 @@ class Row:
     targets: ClassVar[tuple[str, ...]] = ()
 
     plugin: str = field(default="", repr=False)
+    name: str
+    title: str
 
     def problem(self) -> str:
         """Return why the row cannot be used, as far as that shows without importing its targets; mostly nothing."""
@@ -146,7 +152,7 @@ class Option:
         return ""
 
 
-def resolve(target: str | Callable[..., Any]) -> Any:
+def resolve(target: object) -> Any:
     """Return the function or class that a row holds, or import it where the row names it as ``"module:attribute"``.
 
     Raises

@@ -408,7 +408,7 @@ def hash_samples(samples: np.ndarray, sr: int, *, data: bytes = b"", clip: str =
     if len(data) == len(header) + samples.nbytes and data.startswith(header):
         return clip
     digest = hashlib.sha256(header)
-    digest.update(samples)
+    digest.update(samples.data)
     return digest.hexdigest()
 
 

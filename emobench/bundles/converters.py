@@ -115,7 +115,7 @@ def from_neighbors(estimator: Any) -> ModelProto:
         "first": np.array([1]),
         "last": np.array([2]),
     }
-    steps = [
+    steps: list[tuple[str, list[str], list[str], dict[str, Any]]] = [
         ("Cast", ["features"], ["x"], {"to": TensorProto.DOUBLE}),
         ("Mul", ["x", "x"], ["x_squared"], {}),
         ("ReduceSum", ["x_squared", "first"], ["length"], {"keepdims": 1}),

@@ -162,8 +162,9 @@ def print_table(
         shown = [number for number, heading in enumerate(headings) if heading in columns]
         for number in shown:
             is_name = headings[number] in names
-            justify = "left" if is_name else "right"
-            table.add_column(headings[number], justify=justify, no_wrap=not is_name, overflow="fold")
+            table.add_column(
+                headings[number], justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold"
+            )
         for row, style in zip(rows, styles or [None] * len(rows), strict=True):
             table.add_row(*(printable(row[number]) for number in shown), style=style)
         return table

@@ -51,6 +51,9 @@ Dask = Annotated[
 ]
 
 
+_NO_FILES: Any = ()  # a list cannot be a default of a dataclass
+
+
 @dataclass(frozen=True)
 class Manner:
     """How a command speaks, and whose rows it knows: what every command takes, before its name or after."""
@@ -62,13 +65,13 @@ class Manner:
     plugins: Annotated[
         list[str],
         typer.Option("--plugin", metavar="FILE", help="Add the rows of this Python file; may be repeated."),
-    ] = ()  # type: ignore[assignment]  (a list cannot be a default, and typer takes any)
+    ] = _NO_FILES
 
     def __or__(self, other: Manner | None) -> Manner:
         if other is None:
             return self
-        flags = [getattr(self, item.name) or getattr(other, item.name) for item in fields(self)[:-1]]
-        return Manner(*flags, plugins=(*other.plugins, *self.plugins))
+        flags = {item.name: getattr(self, item.name) or getattr(other, item.name) for item in fields(self)[:-1]}
+        return Manner(**flags, plugins=[*other.plugins, *self.plugins])
 
 
 _MANNER = list(inspect.signature(Manner, eval_str=True).parameters.values())
@@ -92,7 +95,7 @@ def takes_manner(function: Callable[..., None]) -> Callable[..., None]:
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
     taken = [*own, *_MANNER] if wants_context else [context, *own, *_MANNER]
     taken = [item.replace(kind=inspect.Parameter.KEYWORD_ONLY) for item in taken]
-    call.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
+    call.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]  # typeshed has it for no function
     call.__annotations__ = {item.name: item.annotation for item in taken}
     return call
 

@@ -22,7 +22,7 @@ SHOWN = {
 }
 
 Board = tuple[str, str, str]
-Rows = Mapping[str, Mapping[str, Any]]  # of a leaderboard, by entry
+Rows = dict[str, Mapping[str, Any]]  # of a leaderboard, by entry
 
 
 class NotComparableError(ConfigError):
@@ -35,7 +35,8 @@ def read_boards(side: Results) -> dict[Board, Rows]:
     """Return the leaderboard's rows by board and entry."""
     boards: dict[Board, Rows] = {}
     for row in side.leaderboard.to_dict("records"):
-        rows = boards.setdefault(tuple(str(row[name]) for name in BOARD), {})
+        corpus, features, protocol = (str(row[name]) for name in BOARD)
+        rows = boards.setdefault((corpus, features, protocol), {})
         if row["entry"] in rows:
             raise DataError(
                 f"{side.path}: an entry must stand once on a board. {row['entry']!r} stands twice. "

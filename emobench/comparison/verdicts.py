@@ -277,7 +277,8 @@ def _compare(
         for item, p_value in zip(pending, adjusted, strict=True)
     ]
     return Comparison(
-        *map(_name, sides),
+        _name(sides[0]),
+        _name(sides[1]),
         tuple(verdicts),
         tuple(comparability.remarks(sides, boards, common)),
         fail_inconclusive,
@@ -489,7 +490,8 @@ def _pair(sides: Sequence[Results], blank: Verdict) -> _Pair | None:
     classes = tuple(sides[0].run["corpora"][blank.corpus]["classes"])
     columns = sorted({name for part in (before, after) for name in part if name.startswith("p_")})
     return _Pair(
-        *(count_entries(part, classes)[blank.entry] for part in (before, after)),
+        count_entries(before, classes)[blank.entry],
+        count_entries(after, classes)[blank.entry],
         before["y_pred"].equals(after["y_pred"]),
         before.reindex(columns=columns).equals(after.reindex(columns=columns)),
         before["fold"].nunique(),
@@ -522,8 +524,8 @@ def _paired(item: Verdict, pair: _Pair, tolerance: Tolerance) -> Verdict:
 
 
 def _unpaired(item: Verdict, rows: Sequence[Mapping[str, Any]], tolerance: Tolerance) -> Verdict:
-    names = (item.metric, f"{item.metric}_low", f"{item.metric}_high")
-    before, after = (tuple(_number(row.get(name)) for name in names) for row in rows)
+    low, high = f"{item.metric}_low", f"{item.metric}_high"
+    before, after = ((_number(row.get(item.metric)), _number(row.get(low)), _number(row.get(high))) for row in rows)
     item = _with_difference(item, unpaired_difference(before, after), (before[0], after[0]), tolerance)
     if absent := [where for where, score in zip(SIDES, (before, after), strict=True) if math.isnan(score[0])]:
         return replace(item, status=INCONCLUSIVE, reason=f"the {' and the '.join(absent)} shows no {item.metric}")
@@ -536,8 +538,8 @@ def _measured(
     sides: Sequence[Results], item: Verdict, rows: Sequence[Mapping[str, Any]], tolerance: Tolerance
 ) -> Verdict:
     before, after = (_number(row.get(item.metric)) for row in rows)
-    values = {"baseline": before, "candidate": after, "difference": after - before}
-    item = replace(item, **values, tolerance=tolerance.of(min(before, after)))
+    allowed = tolerance.of(min(before, after))
+    item = replace(item, baseline=before, candidate=after, difference=after - before, tolerance=allowed)
     cpus = [side.run.get("environment", {}).get("cpu") for side in sides]
     if item.metric.endswith(TIMINGS) and not (cpus[0] and cpus[0] == cpus[1]):
         named = " and ".join(str(cpu or "an unknown one") for cpu in cpus)

@@ -396,7 +396,8 @@ class RunConfig(_Closed):
         if self.premium is None and own is not None:
             return self
         sizes = [row.options["n_splits"] for row in self.honest_protocols if "n_splits" in row.options]
-        random = given or own or ProtocolConfig(name="random-kfold", n_splits=sizes[0] if sizes else None)
+        as_random = {"name": "random-kfold", "n_splits": sizes[0] if sizes else None}
+        random = given or own or ProtocolConfig.model_validate(as_random)
         clash = next((row for row in self.protocols if row.label == random.label), None)
         if clash is not None and (clash.name, clash.options) != (random.name, random.options):
             raise ConfigError(
@@ -413,7 +414,7 @@ def _expand(rows: Any) -> Any:
     return [{"name": row} if isinstance(row, str) else row for row in rows]
 
 
-def _repeats(names: Sequence[str], what: str, advice: str) -> list[tuple[Location, str]]:
+def _repeats(names: Sequence[str | int], what: str, advice: str) -> list[tuple[Location, str]]:
     """Return a fault for each name that stood before."""
     return [
         ((what, index), f"{what} must be different. {name!r} stands twice.{advice}")
@@ -422,7 +423,7 @@ def _repeats(names: Sequence[str], what: str, advice: str) -> list[tuple[Locatio
     ]
 
 
-def _refuse_repeats(rows: list[Any], names: Sequence[str], what: str, advice: str) -> list[Any]:
+def _refuse_repeats(rows: list[Any], names: Sequence[str | int], what: str, advice: str) -> list[Any]:
     if faults := _repeats(names, what, advice):
         raise LocatedError(*((location[1:], text) for location, text in faults))
     return rows

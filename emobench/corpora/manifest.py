@@ -9,10 +9,14 @@ import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emobench.corpora import Scan, Utterance
 from emobench.corpora.scanning import path_problem
 from emobench.errors import CorpusError, StorageError, did_you_mean, listing
+
+if TYPE_CHECKING:
+    from _csv import Reader
 
 REQUIRED = ("path", "speaker", "emotion")
 OPTIONAL = ("sex", "statement", "intensity", "repetition")
@@ -131,7 +135,7 @@ def read_rows(text: str, *, source: str) -> tuple[list[Row], list[tuple[int, str
     return rows, faults, remarks
 
 
-def numbered(reader) -> Iterator[tuple[int, list[str]]]:
+def numbered(reader: Reader) -> Iterator[tuple[int, list[str]]]:
     """Yield each record that is not blank with the line it starts on; a quoted cell may span lines."""
     line = 1
     for cells in reader:

@@ -47,7 +47,8 @@ def find_files(root: str | os.PathLike[str], suffixes: Iterable[str] = AUDIO) ->
         state = "is not a folder" if os.path.lexists(root) else "does not exist"
         raise CorpusError(f"The folder of a corpus {state}: {os.path.abspath(root)}. Correct `root:`.")
     endings = tuple(suffix.lower() for suffix in suffixes)
-    files, ignored = [], []
+    files: list[str] = []
+    ignored: list[str] = []
     for path, is_folder in _walk(root, "", {os.path.realpath(root)}):
         is_recording = not is_folder and not is_junk(path) and path.lower().endswith(endings)
         (files if is_recording else ignored).append(path)
@@ -117,7 +118,8 @@ def check_scan(found: Scan, row: CorpusSpec, root: Path | None, name: str) -> Sc
         raise CorpusError(
             f"The scanner of corpus {row.name!r} must return a Scan. It returned {type(found).__name__}. Correct it."
         )
-    problems, seen = [], set()
+    problems: list[str] = []
+    seen: set[str] = set()
     for utterance in found.utterances:
         problems += [f"{utterance.path!r}: {fault}" for fault in _faults(utterance, row, root, seen)]
         seen.add(utterance.path)

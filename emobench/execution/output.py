@@ -99,7 +99,8 @@ def _redirected(target: int) -> Iterator[None]:
 def _flush() -> None:
     """Write out what Python's and C's streams hold, so that it lands where it was printed to."""
     for stream in (sys.__stdout__, sys.__stderr__):
-        with contextlib.suppress(OSError, ValueError, AttributeError):
-            stream.flush()
+        with contextlib.suppress(OSError, ValueError):
+            if stream is not None:  # as in pythonw
+                stream.flush()
     with contextlib.suppress(OSError, AttributeError, TypeError):  # TypeError: Windows
         ctypes.CDLL(None).fflush(None)

@@ -268,7 +268,7 @@ class FeatureStore:
         write_bytes(path, content)
         return path
 
-    def quarantine(self, path: Path) -> str:
+    def quarantine(self, path: Path) -> None:
         """Move a damaged shard out of the way, while its key is held, or raise `OSError`."""
         folder = self.root / QUARANTINE
         folder.mkdir(parents=True, exist_ok=True)
@@ -347,7 +347,7 @@ class _Part:
     found: Extraction
     is_writable: bool = False
     seen: set[str] = field(default_factory=set)  # names of shards that are read: immutable, they need not be again
-    pending: list[tuple[str, Extracted, int]] = field(default_factory=list)  # computed, not yet added
+    pending: list[tuple[str, Extracted, np.ndarray, str]] = field(default_factory=list)  # computed, not yet added
 
     @functools.cached_property
     def key(self) -> str:
@@ -376,7 +376,7 @@ class _Part:
         if isinstance(result, AudioError):
             self.found.faults.append(result)
         elif isinstance(outcome, Extracted):
-            self.pending.append((clip, outcome, position))
+            self.pending.append((clip, outcome, result, outcome.remarks[position]))
 
     def take_pending(self) -> Shard | None:
         """Return what was received since the last time, if anything."""
@@ -384,12 +384,12 @@ class _Part:
             return None
         rows, self.pending = sorted(self.pending, key=lambda row: row[0]), []
         return Shard(
-            clips=to_hashes([clip for clip, _, _ in rows]),
-            audio=to_hashes([extracted.audio for _, extracted, _ in rows]),
-            duration_s=np.array([extracted.duration_s for _, extracted, _ in rows], float),
-            is_silent=np.array([extracted.is_silent for _, extracted, _ in rows], bool),
-            remarks=np.array([extracted.remarks[position] for _, extracted, position in rows], object),
-            X=np.stack([extracted.vectors[position] for _, extracted, position in rows]),
+            clips=to_hashes([clip for clip, *_ in rows]),
+            audio=to_hashes([extracted.audio for _, extracted, *_ in rows]),
+            duration_s=np.array([extracted.duration_s for _, extracted, *_ in rows], float),
+            is_silent=np.array([extracted.is_silent for _, extracted, *_ in rows], bool),
+            remarks=np.array([remark for *_, remark in rows], object),
+            X=np.stack([vector for _, _, vector, _ in rows]),
         )
 
 
@@ -417,7 +417,7 @@ def _extract_all(
     """Yield batches of clips with their outcomes; a clip that kills its worker takes no other one with it."""
     batches = [clips[start : start + CLIPS_A_TASK] for start in range(0, len(clips), CLIPS_A_TASK)]
     while batches:
-        crashed = []
+        crashed: list[Sequence[tuple[str, Path]]] = []
         tasks = [(specs, batch, policy) for batch in batches]
         for position, outcome in pool.run(*with_plugins(extract_clips, tasks)):
             batch = batches[position]

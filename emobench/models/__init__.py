@@ -128,7 +128,7 @@ class Family:
 
 # Measured: TensorFlow, a network of 300 × 64 frames and its export.
 KERAS_BYTES = 900 * 2**20
-KERAS_SPACE = {
+KERAS_SPACE: dict[str, Float | Int | Choice] = {
     "epochs": Int(20, 80, step=10),
     "learning_rate": Float(3e-4, 3e-3, log=True),
     "batch_size": Choice((16, 32, 64)),

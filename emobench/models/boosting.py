@@ -8,7 +8,7 @@ itself, which spares a lone clip most of the wrapper's time. XGBoost is imported
 from __future__ import annotations
 
 import numbers
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -53,16 +53,16 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         *,
-        n_estimators=300,
-        max_depth=4,
-        learning_rate=0.3,
-        subsample=1.0,
-        colsample_bytree=1.0,
-        min_child_weight=1.0,
-        reg_lambda=1.0,
-        gamma=0.0,
-        random_state=None,
-    ):
+        n_estimators: int = 300,
+        max_depth: int = 4,
+        learning_rate: float = 0.3,
+        subsample: float = 1.0,
+        colsample_bytree: float = 1.0,
+        min_child_weight: float = 1.0,
+        reg_lambda: float = 1.0,
+        gamma: float = 0.0,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
         self.n_estimators = n_estimators
         self.max_depth = max_depth
         self.learning_rate = learning_rate
@@ -73,7 +73,7 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
         self.gamma = gamma
         self.random_state = random_state
 
-    def fit(self, X, y):
+    def fit(self, X: Any, y: Any) -> Self:
         """Grow the trees.
 
         Parameters
@@ -106,13 +106,13 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
             ) from error
         return self
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class, of shape (n_clips, n_classes)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
         return probabilities(self.booster_, X)
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """Return the most probable label of each clip."""
         codes = self.predict_proba(X).argmax(axis=1)
         return self.classes_[codes]

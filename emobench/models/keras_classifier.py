@@ -12,7 +12,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from numbers import Integral, Real
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -107,19 +107,19 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        network=REFERENCE,
+        network: str = REFERENCE,
         *,
-        options=None,
-        shape=None,
-        epochs=50,
-        batch_size=32,
-        learning_rate=1e-3,
-        optimizer="rmsprop",
-        class_weight=None,
-        label_smoothing=0.0,
-        early_stopping=False,
-        random_state=None,
-    ):
+        options: dict[str, Any] | None = None,
+        shape: Any = None,
+        epochs: int = 50,
+        batch_size: int = 32,
+        learning_rate: float = 1e-3,
+        optimizer: str = "rmsprop",
+        class_weight: str | dict[Any, float] | None = None,
+        label_smoothing: float = 0.0,
+        early_stopping: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+    ) -> None:
         self.network = network
         self.options = options
         self.shape = shape
@@ -132,7 +132,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):
         self.early_stopping = early_stopping
         self.random_state = random_state
 
-    def fit(self, X, y, groups=None):
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Train the network from scratch.
 
         Parameters
@@ -175,7 +175,7 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):
         self._network = network
         return self
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Return the probability of each class, of shape (n_samples, n_classes).
 
         Raises
@@ -199,13 +199,13 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):
             )
         return proba
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """Return the most probable label of each sample."""
         codes = self.predict_proba(X).argmax(axis=1)
         return self.classes_[codes]
 
     @property
-    def network_(self):
+    def network_(self) -> keras.Model:
         """The trained network; in a copy of the estimator it is built again from the weights."""
         check_is_fitted(self)
         if self._network is None:
@@ -214,10 +214,10 @@ class KerasClassifier(ClassifierMixin, BaseEstimator):
             self._network.set_weights(self.weights_)
         return self._network
 
-    def __sklearn_is_fitted__(self):
+    def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "weights_")
 
-    def __getstate__(self):
+    def __getstate__(self) -> dict[str, Any]:
         """Leave TensorFlow's objects out: the weights are enough."""
         state = super().__getstate__()
         return state | {"_network": None} if "_network" in state else state
@@ -317,8 +317,8 @@ def one_graph(
     tensors = [tf.constant(part) for part in data]
 
     @tf.function(autograph=False)
-    def visit(order, *tensors):
-        def take_step(start):
+    def visit(order: Any, *tensors: Any) -> Any:
+        def take_step(start: Any) -> list[Any]:
             rows = order[start : start + batch_size]
             step(tuple(tf.gather(tensor, rows) for tensor in tensors))
             return [start + batch_size]

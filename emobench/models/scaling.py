@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from numbers import Integral
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
@@ -32,10 +32,10 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     _parameter_constraints: ClassVar = {"n_channels": [Interval(Integral, 1, None, closed="left"), None]}
 
-    def __init__(self, n_channels=None):
+    def __init__(self, n_channels: int | None = None) -> None:
         self.n_channels = n_channels
 
-    def fit(self, X, y=None):
+    def fit(self, X: Any, y: Any = None) -> Self:
         """Learn the mean and deviation of each channel.
 
         Raises
@@ -58,14 +58,14 @@ class ChannelScaler(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.scale_ = np.where(is_constant, np.float32(1), scale)
         return self
 
-    def transform(self, X):
+    def transform(self, X: Any) -> np.ndarray:
         """Return ``(X - mean_) / scale_`` of each channel, float32 of the shape of X."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
         frames = X.reshape(len(X), -1, len(self.mean_))
         return ((frames - self.mean_) / self.scale_).reshape(X.shape)
 
-    def __sklearn_tags__(self):
+    def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags

@@ -175,7 +175,8 @@ class TunedClassifier(ClassifierMixin, BaseEstimator):
 
         given = self.params or {}
         seed = trial_seed(self.random_state, number)
-        sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(3, self.n_trials // 4)))
+        n_random = min(10, max(3, self.n_trials // 4))
+        sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=n_random)
         space = search_space(spec, given)
         if number == 0:  # the model as it is; a default outside the space (gamma: scale) is left to the model
             known = _representable(space, settings(spec, given))

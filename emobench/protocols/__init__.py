@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -61,7 +61,8 @@ class Labels:
         """Return the labels of some rows."""
         names = {"corpus", "source"}
         parts = [item.name for item in fields(self) if item.name not in names and getattr(self, item.name)]
-        return replace(self, **{part: tuple(getattr(self, part)[row] for row in rows) for part in parts})
+        taken: dict[str, Any] = {part: tuple(getattr(self, part)[row] for row in rows) for part in parts}
+        return replace(self, **taken)
 
 
 @dataclass(frozen=True)

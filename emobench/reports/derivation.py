@@ -114,7 +114,8 @@ def confusion(predictions: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame
     for key, part in predictions.groupby(KEYS, sort=False):
         encoder = fit_encoder(declared[key[0]])
         labels = list(encoder.classes_)
-        table = metrics.confusion(*(encoder.transform(part[name]) for name in ("y_true", "y_pred")), len(labels))
+        y_true, y_pred = (encoder.transform(part[name]) for name in ("y_true", "y_pred"))
+        table = metrics.confusion(y_true, y_pred, len(labels))
         share = metrics.ratio(table, np.broadcast_to(table.sum(axis=1, keepdims=True), table.shape))
         pairs = {"y_true": np.repeat(labels, len(labels)), "y_pred": labels * len(labels)}
         where = dict(zip(KEYS, key, strict=True))

@@ -8,7 +8,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -16,6 +16,7 @@ import pandas as pd
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.typing import RcKeyType
 
 # Okabe and Ito (2008), Color universal design: told apart by everybody, and in grey by their lightness and marker.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -26,7 +27,7 @@ OVERVIEW_IN = 9.0
 LINE_PT = 12.5
 MAX_POINTS = 500
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-_STYLE = {
+_STYLE: dict[RcKeyType, Any] = {
     "svg.hashsalt": "emobench",  # ids would be random without
     "svg.fonttype": "none",
     "text.parse_math": False,  # a dollar in a name is a dollar
@@ -153,8 +154,8 @@ def speakers(scores: pd.DataFrame, *, chance: float) -> str:
                 axes.plot(uars, heights, linestyle="", markersize=5, alpha=0.6, label=label, **style)
             if not are_many:
                 worst = part.loc[part["uar"].idxmin()]
-                place = (worst["uar"], place)
-                axes.annotate(worst["speaker"], place, (-5, 0), textcoords="offset points", ha="right", va="center")
+                point = (worst["uar"], place)
+                axes.annotate(worst["speaker"], point, (-5, 0), textcoords="offset points", ha="right", va="center")
         axes.axvline(chance, color=GREY, linestyle="--", linewidth=1)
         _name_rows(axes, names)
         axes.margins(x=0.1)  # room for the names
@@ -199,19 +200,21 @@ def trade_off(board: pd.DataFrame) -> str:
         axes.grid(color="#dddddd", linewidth=0.6)
         axes.set_xlabel("median latency of one recording in ms")
         axes.set_ylabel("UAR")
-        _name_points(axes, [(row["latency_p50_ms"], row["uar"]) for row in rows], names)
+        _name_points(axes, [(row["latency_p50_ms"], row["uar"]) for row in rows], names, figure.get_figheight())
         return _svg(figure, "UAR against latency")
 
 
-def _name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str]) -> None:
+def _name_points(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[str], figure_in: float) -> None:
     """Write the names of points into the right margin, so far apart that none covers another, and lead to them.
 
     Parameters
     ----------
     points : sequence of (x, y)
         From the lowest to the highest.
+    figure_in : float
+        Height of the figure.
     """
-    height_pt = axes.get_position().height * axes.figure.get_figheight() * 72
+    height_pt = axes.get_position().height * figure_in * 72
     gap = LINE_PT / height_pt
     heights = [axes.transAxes.inverted().transform(axes.transData.transform(point))[1] for point in points]
     places: list[float] = []
@@ -267,7 +270,7 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-def _style(number: int) -> dict[str, str]:
+def _style(number: int) -> dict[str, Any]:
     return {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
 
 

@@ -122,7 +122,7 @@ class Dataset:
         """Return where a recording is."""
         return (self.root or Path()) / utterance.path
 
-    def take(self, rows: Sequence[int], **changes: object) -> Dataset:
+    def take(self, rows: Sequence[int] | np.ndarray, **changes: Any) -> Dataset:
         """Return the dataset with some of its recordings only."""
         parts = {name: tuple(getattr(self, name)[row] for row in rows) for name in ("utterances", "clips", "audio")}
         return replace(self, **{**parts, **changes})
@@ -384,7 +384,7 @@ def extract(
         clips = [(clip, dataset.path(u)) for clip, u in zip(dataset.clips, dataset.utterances, strict=True)]
         with reporter.track(f"features of {dataset.name}", len(clips)) as advance:
             parts = store.extract(
-                specs, clips, policy=config.audio.policy, pool=pool, on_progress=lambda done, _, a=advance: a(done)
+                specs, clips, policy=config.audio.policy, pool=pool, on_progress=_without_total(advance)
             )
         found.append(parts)
         faults[dataset.name] = _all_faults(dataset, parts, clips)
@@ -406,6 +406,10 @@ def extract(
     return kept, tables, remarks
 
 
+def _without_total(advance: Callable[..., None]) -> Callable[[int, int], None]:
+    return lambda n_done, _: advance(n_done)
+
+
 def _all_faults(dataset: Dataset, parts: Sequence[Extraction], clips: Sequence[tuple[str, Path]]) -> list[AudioError]:
     """Return what is wrong with a dataset, one fault a path: a clip under several names is read once."""
     names = defaultdict(list)
@@ -415,8 +419,8 @@ def _all_faults(dataset: Dataset, parts: Sequence[Extraction], clips: Sequence[t
     first = {fault.path: fault for fault in dataset.excluded}
     for part in parts:
         for fault in part.faults:
-            for path in same.get(fault.path, [fault.path]):
-                first.setdefault(path, AudioError(path, fault.reason))
+            for name in same.get(fault.path, [fault.path]):
+                first.setdefault(name, AudioError(name, fault.reason))
     return list(first.values())
 
 

@@ -308,7 +308,7 @@ def _execute(
     folder: Path,
     work: Sequence[Job],
     finished: dict[str, FoldResult],
-    pool: Callable[[], Any],
+    pool: Callable[..., Any],
     reporter: Reporter,
 ) -> list[tuple[Job, Fitted]]:
     """Run jobs, the longest first, and write each result as it arrives; return what was fitted on everything."""
@@ -396,7 +396,8 @@ def _check_storage(
     failures: Sequence[tuple[str, str]],
 ) -> None:
     """Raise StorageError if a study is damaged; everything else is written by now."""
-    damaged = [(job, result.error) for job, result in [*failed, *fitted] if result.is_damaged_storage]
+    results: list[tuple[Job, FoldResult | Fitted]] = [*failed, *fitted]
+    damaged = [(job, result.error) for job, result in results if result.is_damaged_storage]
     if not damaged:
         return
     for line in summarise(failures):
@@ -424,6 +425,7 @@ def _with_study(job: Job, folder: Path) -> Job:
 
 def _study_path(job: Job, folder: Path) -> Path:
     assert job.tuning is not None
+    assert job.tuning.study is not None  # else it is kept in memory
     return folder / "studies" / job.tuning.study
 
 

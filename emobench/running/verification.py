@@ -49,7 +49,7 @@ class Verification:
     def summary(self, *, short: bool = False) -> dict[str, Any]:
         """Return the figures for people, or with every list for machines."""
         emotions = Counter(utterance.emotion for utterance in self.scan.utterances)
-        figures = {
+        figures: dict[str, Any] = {
             "corpus": self.name,
             "folder": str(self.root),
             "recordings": len(self.scan.utterances),

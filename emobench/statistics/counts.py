@@ -264,7 +264,7 @@ class Scorer:
             if row.name in self.problems:
                 continue
             try:
-                found = tables if row.of == "tables" else self._of_row[row.name](weights)
+                found = self._of_row[row.name](weights) if tables is None or row.of != "tables" else tables
                 scores[place] = found if row.of == "predictions" else score_sums(row, found)
             except MetricError as error:
                 self.problems[row.name] = str(error)
@@ -344,7 +344,7 @@ def why_undefined(counts: Counts, row: MetricSpec) -> str:
     n_true = counts.tables.sum(axis=(1, 3)).min(axis=0)
     if row.codes is not None and len(row.codes) == 1:
         return f"no test utterance of {counts.classes[row.codes[0]]}"
-    if row.of == "predictions" and n_true.all():
+    if row.of == "predictions" and counts.answers is not None and n_true.all():
         answers, k = counts.answers, len(n_true)
         of_folds = [np.bincount(answers.y_true[rows], minlength=k) for rows in answers.folds()]
         if not (n_true := np.min(of_folds, axis=0)).all():

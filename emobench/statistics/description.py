@@ -98,9 +98,11 @@ def describe(
             seed=seed,
         )
         compared.append(frame.assign(**key)[list(PAIRS)])
-        scored = [entry for entry in entries if not math.isnan(ranked[entry])]
-        numbers = rank_groups(_matrix(frame, scored), alpha=1 - confidence)
-        groups += [{**key, "entry": entry, "rank_group": number} for entry, number in zip(scored, numbers, strict=True)]
+        scorable = [entry for entry in entries if not math.isnan(ranked[entry])]
+        numbers = rank_groups(_matrix(frame, scorable), alpha=1 - confidence)
+        groups += [
+            {**key, "entry": entry, "rank_group": number} for entry, number in zip(scorable, numbers, strict=True)
+        ]
     return Description(
         pd.DataFrame(intervals, columns=list(INTERVALS)),
         pd.DataFrame(groups, columns=list(GROUPS)),

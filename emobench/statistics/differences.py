@@ -85,8 +85,8 @@ def difference(
     """
     row = row_of(a, metric)
     _check_paired(a, b)
-    known = spreads([a, b], [row], resamples(len(a.speakers), n_resamples, seed))
-    known = [of_rows[row.name] for of_rows in known]
+    drawn = resamples(len(a.speakers), n_resamples, seed)
+    known = [of_rows[row.name] for of_rows in spreads([a, b], [row], drawn)]
     return _differences([a, b], known, row, [(0, 1)], confidence, n_permutations, seed)[0]
 
 
@@ -101,11 +101,12 @@ def _differences(
 ) -> list[Difference]:
     """Compare couples of entries, given by position, of which the spreads are known."""
     gaps = [known[i].minus(known[j]) for i, j in couples]
-    found = [
-        Difference(0.0, 0.0, 0.0, 1.0) if gap.observed == 0 and _are_equal(entries[i], entries[j], row) else None
-        for gap, (i, j) in zip(gaps, couples, strict=True)
-    ]
-    unlike = [place for place, difference in enumerate(found) if difference is None]
+    found = {
+        place: Difference(0.0, 0.0, 0.0, 1.0)
+        for place, (gap, (i, j)) in enumerate(zip(gaps, couples, strict=True))
+        if gap.observed == 0 and _are_equal(entries[i], entries[j], row)
+    }
+    unlike = [place for place in range(len(couples)) if place not in found]
     observed = [gaps[place].observed for place in unlike]
     untested = f"{row.name} has no swap test: it would compare the probabilities of two models with each other"
     try:
@@ -118,7 +119,7 @@ def _differences(
         of_gap = bounds(gap, lacking, row, confidence=confidence)
         reason = of_gap.reason or (untested if math.isnan(p_value) else "")
         found[place] = Difference(gap.observed, of_gap.low, of_gap.high, p_value, reason)
-    return found
+    return [found[place] for place in range(len(couples))]
 
 
 def _are_equal(a: Counts, b: Counts, row: MetricSpec) -> bool:
@@ -128,6 +129,7 @@ def _are_equal(a: Counts, b: Counts, row: MetricSpec) -> bool:
         if row.of != "predictions":
             return sums_of(counts, row)
         of = counts.answers
+        assert of is not None  # without probabilities the score is NaN, and no difference of it is zero
         rows = np.column_stack([of.repeat, of.fold, of.speaker, of.y_true, of.proba])
         return rows[np.lexsort(rows.T)]
 
@@ -233,8 +235,8 @@ def _swap_tests(
 
     All couples share the swaps, so what each entry gives away in them is added up once.
     """
-    p_values, tested = np.full(len(couples), np.nan), np.flatnonzero(~np.isnan(observed))
-    if row.of == "predictions" or not len(tested):
+    p_values, tested = np.full(len(couples), np.nan), np.flatnonzero(~np.isnan(observed)).tolist()
+    if row.of == "predictions" or not tested:
         return p_values.tolist()
     n = len(entries[0].speakers)
     is_exact = 2 ** (n - 1) <= n_permutations

@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -71,11 +72,11 @@ class Spread:
     def minus(self, other: Spread) -> Spread:
         """Return the spread of the difference of two scores."""
 
-        def gap(name: str) -> np.ndarray:
-            return np.round(getattr(self, name) - getattr(other, name), PLACES)
-
-        gaps = map(gap, ("observed", "resamples", "left_out", "by_repeat"))
-        return Spread(*gaps, self.problem or other.problem)
+        gaps: dict[str, Any] = {
+            name: np.round(getattr(self, name) - getattr(other, name), PLACES)
+            for name in ("observed", "resamples", "left_out", "by_repeat")
+        }
+        return Spread(**gaps, problem=self.problem or other.problem)
 
 
 def spreads(
@@ -215,7 +216,8 @@ def interval(
 def interval_of(spread: Spread, counts: Counts, row: MetricSpec, *, confidence: float = CONFIDENCE) -> Interval:
     """Return the interval of a score; see `interval`. Its bounds are clipped to the metric's range."""
     found = bounds(spread, counts, row, confidence=confidence)
-    return Interval(*(float(np.clip(bound, *row.range)) for bound in (found.low, found.high)), found.reason)
+    low, high = (float(np.clip(bound, *row.range)) for bound in (found.low, found.high))
+    return Interval(low, high, found.reason)
 
 
 def bounds(spread: Spread, counts: Counts, row: MetricSpec, *, confidence: float = CONFIDENCE) -> Interval:

@@ -69,7 +69,7 @@ def _signals(row: FeatureSpec) -> dict[str, np.ndarray]:
 def _check_samples_alone_count(row: FeatureSpec, signal: np.ndarray, expected: np.ndarray) -> None:
     strided = np.zeros((len(signal), 2), dtype=np.float32)
     strided[:, 0] = signal
-    same = {"a strided array": strided[:, 0], "float64": signal.astype(np.float64)}
+    same: dict[str, np.ndarray] = {"a strided array": strided[:, 0], "float64": signal.astype(np.float64)}
     for name, other in same.items():
         vector = _vector(row, other, name)
         np.testing.assert_allclose(vector, expected, rtol=1e-3, atol=1e-4, err_msg=f"{name} has other features")

@@ -172,8 +172,9 @@ def _leaves_global_random_states(row: ModelSpec, params: dict[str, Any]) -> None
 
 
 def _global_states() -> tuple[Any, ...]:
-    _, keys, *position = np.random.get_state()
-    return random.getstate(), keys.tolist(), position
+    state = np.random.get_state(legacy=False)
+    generator = state.pop("state")
+    return random.getstate(), generator["key"].tolist(), generator["pos"], state
 
 
 def _works_in_cross_validate(row: ModelSpec, params: dict[str, Any]) -> None:

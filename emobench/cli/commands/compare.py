@@ -53,6 +53,7 @@ def compare(
     if markdown and manner.as_json:
         raise ConfigError("--json and --markdown cannot be given together.")
     from emobench.comparison import verdicts
+    from emobench.comparison.comparability import NotComparableError
 
     try:
         found = verdicts.compare(
@@ -62,7 +63,7 @@ def compare(
             fail_inconclusive=fail_inconclusive,
             allow_missing=allow_missing,
         )
-    except verdicts.NotComparableError as error:
+    except NotComparableError as error:
         if _is_github():
             _annotate("error", "not comparable", str(error))
         raise

@@ -58,7 +58,7 @@ def synthesise(
     expression = express(voice, emotion, intensity, rng)
     tracks = move(voice, expression, statement, rng)
     signal = _in_room(_speak(voice, expression, tracks, rng), voice)
-    return np.float32(signal * min(1.0, 0.95 / np.abs(signal).max()))
+    return (signal * min(1.0, 0.95 / np.abs(signal).max())).astype(np.float32)
 
 
 def move(voice: Speaker, expression: Expression, statement: str, rng: np.random.Generator) -> Tracks:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections import abc
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ def _write_clips(
                 progress(n_done)
 
 
-def _write_batches(folder: Path, batches: list[Sequence[Utterance]], seed: int, n_jobs: int) -> Iterator[int]:
+def _write_batches(
+    folder: Path, batches: list[Sequence[Utterance]], seed: int, n_jobs: int
+) -> abc.Generator[int, None, None]:
     """Yield the number of clips of each batch when it is written, here or by workers."""
     if n_jobs == 1 or len(batches) <= 1:
         yield from (_write_batch(folder, batch, seed) for batch in batches)

@@ -64,7 +64,7 @@ class Track:
 
     @property
     def has_voice(self) -> bool:
-        return np.count_nonzero(self.is_voiced) >= _FEWEST_VOICED
+        return bool(np.count_nonzero(self.is_voiced) >= _FEWEST_VOICED)
 
     @property
     def contour(self) -> np.ndarray:

@@ -77,7 +77,7 @@ def run_slopes(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
         return np.zeros(1)
     times = np.arange(len(values))
 
-    def sums(x):
+    def sums(x: np.ndarray) -> np.ndarray:
         cumulated = np.append(0, np.cumsum(x))
         return cumulated[ends] - cumulated[starts]
 

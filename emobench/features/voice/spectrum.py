@@ -130,10 +130,10 @@ def _tables() -> _Tables:
     window = np.hanning(WINDOW + 2)[1:-1]
     window *= np.sqrt(2 / (N_FFT * np.square(window).sum()))
 
-    def between(low_hz, high_hz):
+    def between(low_hz: float, high_hz: float) -> np.ndarray:
         return (hz >= low_hz) & (hz < high_hz)
 
-    def slope(low_hz, high_hz):
+    def slope(low_hz: float, high_hz: float) -> np.ndarray:
         deviation = np.where(between(low_hz, high_hz), hz - hz[between(low_hz, high_hz)].mean(), 0)
         return 1000 * deviation / np.square(deviation).sum()
 
