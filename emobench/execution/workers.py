@@ -37,7 +37,7 @@ ONE_THREAD = dict.fromkeys(
         "TF_NUM_INTEROP_THREADS",
     ),
     "1",
-) | {"TF_CPP_MIN_LOG_LEVEL": "3", "TF_ENABLE_ONEDNN_OPTS": "0", "CUDA_VISIBLE_DEVICES": "-1"}
+) | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
 
 # Peak of a worker that has done jobs of every model on 960 × 160, tuned: 265 MB; 190 MB after one SVM.
 WORKER_BYTES = 300 * 2**20
