@@ -62,7 +62,7 @@ def test_model_answers_alike_with_numpy_and_onnxruntime_alone(monkeypatch, tmp_p
 
 def test_code_of_the_documentation_answers_as_the_model(tmp_path, clips, pytestconfig):
     page = (pytestconfig.rootpath / "docs" / "deploy.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    code, _ = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     estimator, bundle = fit("mlp", clips)
     write_bundle(tmp_path / "svm-tuned", bundle)
     np.save(tmp_path / "features.npy", clips[2])
@@ -74,3 +74,21 @@ def test_code_of_the_documentation_answers_as_the_model(tmp_path, clips, pytestc
     (tmp_path / "svm-tuned" / "model.onnx").write_bytes(b"")
     done = subprocess.run([sys.executable, "-c", bare + code], cwd=tmp_path, capture_output=True, text=True)
     assert "model.onnx is damaged" in done.stderr
+
+
+def test_code_of_the_documentation_averages_the_windows_of_a_recording(monkeypatch, tmp_path, pytestconfig):
+    page = (pytestconfig.rootpath / "docs" / "deploy.md").read_text(encoding="utf-8")
+    code = "".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    row = ModelSpec("flat", "Frames as they stand", PLUGINS["logreg"], defaults={"C": 1e-4}, takes=("frames",))
+    monkeypatch.setitem(MODELS, "flat", row)
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 4
+    frames = (rng.normal(size=(4, 1, 64))[y] + 3 * rng.normal(size=(40, 300, 64))).astype(np.float32)
+    X = frames.reshape(40, -1)
+    estimator = build(row, shape=(300, 64), random_state=0).fit(X, y)
+    write_bundle(tmp_path / "svm-tuned", bundle_of(estimator, X, model="flat", classes=CLASSES))
+    windows = frames[[1, 2, 6]]
+    np.save(tmp_path / "windows.npy", windows)
+    np.save(tmp_path / "features.npy", windows.reshape(3, -1))
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.splitlines() == ["['calm', 'happy', 'happy']", "happy"], done.stderr

@@ -1,19 +1,21 @@
 """The one cross-validation loop: equal to scikit-learn's, blind to speakers it must not hear, deaf to failures."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import recall_score
 from sklearn.model_selection import cross_val_predict
 from sklearn.preprocessing import LabelEncoder
 
 from emobench import models
-from emobench.features import FeatureTable, get_features
-from emobench.protocols import PROTOCOLS, Labels
-from emobench.protocols.certificate import rows_fingerprint
-from emobench.protocols.folds import make_folds
-from emobench.running.evaluation import FoldResult, Job, derive_seed, evaluate, fit_everything
+from emobench.features import FeatureSpec, FeatureTable, get_features
+from emobench.protocols import PROTOCOLS, Fold, Labels
+from emobench.protocols.certificate import fold_fingerprint, rows_fingerprint
+from emobench.protocols.folds import inner_folds, make_folds
+from emobench.running.evaluation import FoldResult, Job, TuningPlan, derive_seed, evaluate, fit_everything
 
 EMOTIONS = ("angry", "calm", "fearful", "happy", "sad")
 HONEST = [name for name, row in PROTOCOLS.items() if not row.waives and name != "file"]
@@ -232,3 +234,93 @@ def test_derive_seed_depends_on_every_part_and_on_nothing_else():
     seeds = {derive_seed(*parts) for parts in [(0, "a"), (1, "a"), (0, "b"), ("0", "a"), (0, {"a": 1})]}
     assert len(seeds) == 5
     assert derive_seed(0, {"a": 1, "b": 2}) == derive_seed(0, {"b": 2, "a": 1})
+
+
+# --- frames over time -----------------------------------------------------------------------------------------------
+
+FRAMES = FeatureSpec("mini", "Three frames of two channels", "x:y", "x:y", n_features=6, shape=(3, 2))
+
+
+class Recorder(ClassifierMixin, BaseEstimator):
+    """Remembers what it was fitted on, and says of each row how probable code 1 is: its first number."""
+
+    def fit(self, X, y, groups):
+        self.X_, self.y_, self.groups_ = X, y, groups
+        self.classes_ = np.array([0, 1])
+        Recorder.last = self
+        return self
+
+    def predict_proba(self, X):
+        return np.column_stack([1 - X[:, 0], X[:, 0]])
+
+    def predict(self, X):
+        return self.predict_proba(X).argmax(axis=1)
+
+
+@pytest.fixture
+def recorder(monkeypatch):
+    row = models.ModelSpec(
+        "recorder", "x", Recorder, is_scaled=False, takes=("frames",), takes_groups=True, converter="x:y"
+    )
+    monkeypatch.setitem(models.MODELS, "recorder", row)
+
+
+def frames_of(*recordings):
+    """Return a table of recordings, given the first number of each of their rows; they speak in turn."""
+    rows = [number for numbers in recordings for number in numbers]
+    ends = np.cumsum([len(numbers) for numbers in recordings])
+    X = np.zeros((len(rows), 6), np.float32)
+    X[:, 0] = rows
+    names = tuple(f"u{number}" for number in range(len(recordings)))
+    return FeatureTable(
+        X[::-1].copy(),  # the rows of a table may be in any order of the recordings
+        np.arange(len(recordings)) % 2,
+        ("happy", "sad"),
+        names,
+        tuple(f"speaker of {name}" for name in names),
+        ("female",) * len(names),
+        FRAMES,
+        "key",
+        spans=np.column_stack([len(rows) - ends, len(rows) - ends + np.diff(ends, prepend=0)]),
+    )
+
+
+def frames_job(train, test):
+    return job_of(Fold(0, 0, np.array(train), np.array(test)), "recorder")
+
+
+def test_every_window_is_trained_on_under_its_recording(recorder):
+    table = frames_of([0.1], [0.2, 0.3, 0.4], [0.5, 0.6], [0.7])
+    result = evaluate(table, frames_job([1, 3], [0, 2]))
+    assert result.error == ""
+    fitted = Recorder.last
+    np.testing.assert_allclose(sorted(fitted.X_[:, 0]), [0.2, 0.3, 0.4, 0.7])
+    assert fitted.y_.tolist() == [1, 1, 1, 1]
+    assert fitted.groups_.tolist() == ["speaker of u1"] * 3 + ["speaker of u3"]
+    assert result.fitted_on == rows_fingerprint(table.ids, np.array([1, 3]))
+
+
+def test_windows_of_a_tested_recording_get_one_answer_from_their_mean(recorder):
+    table = frames_of([0.1], [0.0, 0.4, 1.0], [0.0, 0.9, 0.9], [0.7])
+    result = evaluate(table, frames_job([0, 3], [1, 2]))
+    assert result.y_pred == [0, 1]
+    np.testing.assert_allclose(result.proba, [[1.6 / 3, 1.4 / 3], [1.2 / 3, 1.8 / 3]], rtol=1e-6)
+
+
+def test_inner_folds_of_windows_are_certified_as_those_of_their_recordings(monkeypatch):
+    row = models.ModelSpec(
+        "dummy-frames",
+        "x",
+        "sklearn.dummy:DummyClassifier",
+        takes=("frames",),
+        space={"strategy": models.Choice(("prior", "uniform"))},
+    )
+    monkeypatch.setitem(models.MODELS, "dummy-frames", row)
+    recordings = [[0.1] * (1 + number % 3) for number in range(12)]
+    table = frames_of(*recordings)
+    fold = Fold(0, 0, np.arange(8), np.arange(8, 12))
+    job = replace(job_of(fold, "dummy-frames"), tuning=TuningPlan(n_trials=2, inner_splits=2, study=None))
+    result = evaluate(table, job)
+    assert result.error == ""
+    expected = inner_folds(table.speakers[:8], table.sexes[:8], 2)
+    assert result.tuning["inner_folds"] == fold_fingerprint(expected, table.ids[:8])

@@ -36,8 +36,8 @@ def folder(tmp_path_factory):
 
 def test_page_has_a_file_of_each_kind():
     found = [kind for text in FILES.values() if "import" in text for kind, _ in PluginFile("x.py", text).rows]
-    assert sorted(found) == sorted([*CHECKS, "corpus"])
-    assert len(COMMANDS) == len(found)
+    assert set(found) == {*CHECKS, "corpus"}
+    assert len(COMMANDS) == sum(name.endswith(".py") for name in FILES)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split()[1])
@@ -50,6 +50,15 @@ def test_command_goes_from_nothing_to_the_leaderboard(folder, command):
     assert "cannot be used" not in done.stderr
     [board] = folder.glob(f"results/{name}-*/leaderboard.csv")
     assert pd.read_csv(board)["uar"].notna().all()
+
+
+def test_network_of_the_page_listens_to_frames_and_is_tuned(folder):
+    [run] = folder.glob("results/my_network-*")
+    assert set(pd.read_csv(run / "leaderboard.csv")["entry"]) == {"cnn-lstm", "cnn-lstm-tuned"}
+    trials = pd.read_csv(run / "trials.csv")
+    assert trials["value"].notna().any()
+    assert trials.query("trial == 1")["params"].str.contains("options.units").all()
+    assert "cnn-lstm-tuned" in (run / "report.html").read_text()
 
 
 @pytest.mark.parametrize("name", [name for name, text in FILES.items() if name.endswith(".py")])

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import hypothesis
@@ -198,6 +199,49 @@ def test_extraction_does_not_wait_for_librosa_to_be_imported():
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "set()"
 
 
+# --- frames over time -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:n_fft=512 is too large:UserWarning")
+@pytest.mark.parametrize("duration_s, n_windows", [(1.2, 1), (4.1, 2), (6.5, 3)])
+def test_frames_of_a_wav_equal_librosa(tmp_path, duration_s, n_windows):
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, make_noise(round(duration_s * SR)), SR, subtype="FLOAT")
+    signal, sr = librosa.load(path, sr=16_000)
+    power = np.abs(librosa.stft(signal, n_fft=512, win_length=400, hop_length=160)) ** 2
+    energy = power.sum(axis=0)
+    active = np.flatnonzero(energy >= 1e-4 * energy.max())
+    mel = librosa.feature.melspectrogram(S=power, sr=sr, n_mels=64) / energy[active].mean()
+    decibel = librosa.power_to_db(mel, amin=1e-8, top_db=None)[:, active[0] : active[-1] + 1]
+    starts = np.linspace(0, max(0, decibel.shape[1] - 300), n_windows).round().astype(int)
+    recording = read_audio(path)
+    for name, n_channels in (("logmel64", 64), ("mfcc40_frames", 40)):
+        rows = vectorise(FEATURES[name], recording.signal, recording.sr, path=path)
+        assert rows.shape == (n_windows, 300 * n_channels)
+        for row, start in zip(rows, starts, strict=True):
+            window = decibel[:, start : start + 300]
+            window = np.pad(window, ((0, 0), (0, 300 - window.shape[1])), constant_values=-80)
+            expected = window if name == "logmel64" else librosa.feature.mfcc(S=window, n_mfcc=40)
+            np.testing.assert_allclose(row.reshape(300, n_channels).T, expected, atol=0.05)
+
+
+def test_feature_sets_of_frames_share_their_spectrum():
+    assert FEATURES["logmel64"].frames_key == FEATURES["mfcc40_frames"].frames_key
+
+
+def test_shape_is_part_of_the_identity_of_frames_only():
+    frames = FEATURES["logmel64"]
+    assert feature_key(frames) != feature_key(replace(frames, shape=(64, 300)))
+    assert frames.specification()["shape"] == [300, 64]
+    assert "shape" not in MFCC40.specification()
+
+
+@pytest.mark.parametrize("shape", [(300, 63), (19_200,), (3, 100, 64)], ids=str)
+def test_shape_that_is_not_of_the_numbers_is_a_problem_of_the_row(shape):
+    row = replace(FEATURES["logmel64"], shape=shape)
+    assert f"has shape {shape}; n_features=19200" in row.problem()
+
+
 # --- the contract of every row --------------------------------------------------------------------------------------
 
 
@@ -210,7 +254,7 @@ def spec(request):
 def test_features_are_finite_numbers_of_the_promised_shape(spec, name):
     signal = resample(SIGNALS[name], SR, spec.sr)
     vector = spec(signal)
-    assert vector.shape == (spec.n_features,)
+    assert vector.shape == ((spec.n_features,) if spec.form == "vector" else (1, *spec.shape))
     assert vector.dtype == np.float32
     assert np.isfinite(vector).all()
 
@@ -250,8 +294,8 @@ def test_row_is_named_as_its_key_and_its_target_exists(spec):
     assert spec.title
 
 
-def test_every_number_of_a_row_has_a_name_of_its_own(spec):
-    assert len(set(spec.names)) == len(spec.names) == spec.n_features
+def test_every_number_of_a_vector_has_a_name_of_its_own(spec):
+    assert len(set(spec.names)) == len(spec.names) == (spec.n_features if spec.form == "vector" else 0)
 
 
 def test_unknown_features_are_refused_with_the_nearest_name():

@@ -5,6 +5,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
+from emobench.features import shards
 from emobench.features.shards import (
     HASH,
     DamagedShardError,
@@ -101,3 +102,38 @@ def test_concatenate_sorts_and_keeps_each_clip_once():
 def test_hashes_survive_both_ways_with_zeros_at_the_end(digests):
     texts = [digest.hex() for digest in digests]
     assert to_texts(to_hashes(texts)) == tuple(texts)
+
+
+def make_windows(counts, *, seed=0):
+    """Return a shard of clips with so many rows each."""
+    return make_shard(len(counts), seed=seed).take(np.repeat(np.arange(len(counts)), counts))
+
+
+def test_shard_of_clips_with_several_rows_is_read_as_it_was_written(tmp_path):
+    shard = make_windows([1, 3, 2])
+    shard.X[:] = np.arange(30).reshape(6, 5)
+    path = write(tmp_path, shard)
+    assert_equal(read_shard(path), shard)
+    assert describe_shard(path) == (IDENTITY, 3)
+    assert shard.starts.tolist() == [0, 1, 4]
+
+
+def test_concatenate_keeps_the_rows_of_a_clip_together_and_of_the_first_shard():
+    one = make_windows([2, 1, 3])
+    again = one.take(slice(None))
+    again = type(one)(*again.columns[:-1], X=one.X + 1)
+    other = make_windows([2, 2], seed=2)
+    both = concatenate([other, one, again])
+    assert len(both) == len(one) + len(other)
+    for part in (one, other):
+        assert_equal(both.take(np.isin(both.clips, part.clips)), part)
+
+
+def test_pieces_are_small_and_leave_the_rows_of_a_clip_together(monkeypatch):
+    shard = make_windows([3, 1, 4, 2, 5, 1])
+    monkeypatch.setattr(shards, "MAX_BYTES", 4 * 4 * shard.X.shape[1])
+    pieces = list(shard.pieces())
+    assert_equal(concatenate(pieces), shard)
+    assert len(pieces) > 2
+    assert sum(len(piece.starts) for piece in pieces) == len(shard.starts)
+    assert max(len(piece) for piece in pieces) < 4 + 5

@@ -733,3 +733,84 @@ def test_store_on_a_read_only_mount(store, clips, tmp_path):
     finally:
         if mounted:
             subprocess.run(["umount", str(target)], check=True)
+
+
+# --- frames over time -----------------------------------------------------------------------------------------------
+
+FRAMES = FEATURES["logmel64"]
+FRAMES_KEY = feature_key(FRAMES)
+
+
+@pytest.fixture
+def talks(tmp_path):
+    """Recordings of 1 to 7 s, so of 1 to 3 windows of 3 s."""
+    durations_s = [1, 7, 4, 1, 5]
+    folder = tmp_path / "corpus"
+    return [
+        write_wav(folder / f"{seed}.wav", seed, n_samples=16_000 * duration_s, sr=16_000)
+        for seed, duration_s in enumerate(durations_s)
+    ]
+
+
+def windows_of(found, row):
+    first, end = found.spans[row]
+    return found.X[first:end]
+
+
+def assert_windows_are_those_of_the_recordings(found, talks):
+    assert found.is_found.all()
+    for row, (_, path) in enumerate(talks):
+        recording = read_audio(path)
+        np.testing.assert_array_equal(
+            windows_of(found, row), vectorise(FRAMES, recording.signal, recording.sr, path=path)
+        )
+
+
+def test_frames_are_kept_with_all_windows_of_a_recording(store, talks):
+    cold = extract(store, talks, FakePool(), spec=FRAMES)
+    warm = extract(store, talks[::-1], spec=FRAMES)
+    assert np.diff(cold.spans, axis=1).ravel().tolist() == [1, 3, 2, 1, 2]
+    assert (cold.n_computed, warm.n_computed) == (5, 0)
+    assert_windows_are_those_of_the_recordings(cold, talks)
+    assert_windows_are_those_of_the_recordings(warm, talks[::-1])
+    assert store.count_missing([FRAMES_KEY], [clip for clip, _ in talks]) == 0
+
+
+def test_one_content_under_two_names_has_the_same_frames(store, talks):
+    found = extract(store, [talks[1], talks[0], talks[1]], FakePool(), spec=FRAMES)
+    assert_windows_are_those_of_the_recordings(found, [talks[1], talks[0], talks[1]])
+    assert len(found.X) == 4
+
+
+def test_only_missing_frames_are_computed(store, talks):
+    extract(store, talks[:2], FakePool(), spec=FRAMES)
+    pool = FakePool()
+    assert_windows_are_those_of_the_recordings(extract(store, talks, pool, spec=FRAMES), talks)
+    assert sorted(pool.clips) == sorted(clip for clip, _ in talks[2:])
+
+
+def test_merged_shards_keep_the_frames_of_each_recording_together(store, talks, monkeypatch):
+    monkeypatch.setattr(module, "MAX_SMALL_SHARDS", 2)
+    for talk in talks:
+        extract(store, [talk], FakePool(), spec=FRAMES)
+    assert len(store.shards(FRAMES_KEY)) < len(talks)
+    assert_windows_are_those_of_the_recordings(extract(store, talks, spec=FRAMES), talks)
+
+
+def test_damaged_frames_are_computed_again(store, talks):
+    extract(store, talks, FakePool(), spec=FRAMES)
+    [path] = store.shards(FRAMES_KEY)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    found = extract(store, talks, FakePool(), spec=FRAMES)
+    assert len(found.repairs) == 1
+    assert_windows_are_those_of_the_recordings(found, talks)
+
+
+def test_frames_and_vectors_come_from_one_pass(store, talks):
+    pool = FakePool()
+    vectors, frames = store.extract([SPEC, FRAMES], talks, policy=POLICY, pool=pool)
+    assert len(pool.clips) == len(talks)
+    assert vectors.X.shape == (5, 40)
+    assert_windows_are_those_of_the_recordings(frames, talks)

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -141,6 +142,24 @@ def test_check_model_fails_on(estimator):
         check_model(model_row(estimator), skip=ALSO.get(estimator, ()))
 
 
+class SeesFrames(Bayes):
+    """Takes rows of features only as frames over time."""
+
+    def __init__(self, shape=None, random_state=None):
+        super().__init__(random_state)
+        self.shape = shape
+
+    def fit(self, X, y):
+        return super().fit(X.reshape(len(X), *self.shape).mean(axis=1), y)
+
+    def predict(self, X):
+        return super().predict(X.reshape(len(X), *self.shape).mean(axis=1))
+
+
+def test_model_of_frames_is_checked_with_frames():
+    check_model(replace(model_row(SeesFrames), takes=("frames",)))
+
+
 def test_check_model_refuses_to_skip_what_is_no_check():
     with pytest.raises(AssertionError, match="no check is called beats_chanse"):
         check_model(model_row(Bayes), skip=["beats_chanse"])
@@ -218,8 +237,21 @@ def failing(frames):
     raise RuntimeError("no frames")
 
 
+def cut(frames):
+    """Return two windows of four frames of two channels."""
+    return np.stack([frames[:, 0].reshape(4, 2), frames[::-1, 0].reshape(4, 2)])
+
+
+def none(frames):
+    return np.empty((0, 4, 2), np.float32)
+
+
 def test_features_without_a_fault_pass():
     check_features(feature_row())
+
+
+def test_frames_without_a_fault_pass():
+    check_features(replace(feature_row(summary=cut), shape=(4, 2)))
 
 
 @pytest.mark.parametrize(
@@ -232,8 +264,15 @@ def test_features_without_a_fault_pass():
         (feature_row(summary=constant), "two signals have the same features"),
         (feature_row(summary=failing), "fails on noise: RuntimeError: no frames"),
         (feature_row(n_features=7), r"have shape \(8,\), and the row says \(7,\)"),
+        (replace(feature_row(), shape=(4, 2)), r"have shape \(8,\), and the row says \(n_windows, 4, 2\)"),
+        (replace(feature_row(summary=cut), shape=(2, 4)), r"shape \(2, 4, 2\), and the row says \(n_windows, 2, 4\)"),
+        (replace(feature_row(summary=none), shape=(4, 2)), r"shape \(0, 4, 2\)"),
+        (replace(feature_row(), shape=(4, 3)), "has shape \\(4, 3\\); n_features=8"),
     ],
-    ids=["the clip before", "random", "not finite", "changes the signal", "constant", "raises", "shape"],
+    ids=[
+        *("the clip before", "random", "not finite", "changes the signal", "constant", "raises", "shape"),
+        *("a vector for frames", "channels for frames", "no window", "impossible shape"),
+    ],
 )
 def test_check_features_fails_on(row, says):
     with np.errstate(all="ignore"), pytest.raises(AssertionError, match=says):

@@ -1,8 +1,8 @@
 """A fitted model as ONNX, scaling included, with the same input and outputs whatever it was.
 
-Input `features`, float32 of shape (n, n_features). Outputs `label`, int64 codes of shape (n,), and, where the model has
-them, `probabilities`, float32 of shape (n, n_classes). Both count over all declared classes, also where the training
-part lacked some.
+Input `features`, float32 of shape (n, n_features); frames over time are flattened, one frame after the other. Outputs
+`label`, int64 codes of shape (n,), and, where the model has them, `probabilities`, float32 of shape (n, n_classes).
+Both count over all declared classes, also where the training part lacked some.
 """
 
 from __future__ import annotations

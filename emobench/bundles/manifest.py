@@ -44,7 +44,7 @@ class Manifest(BaseModel):
     classes : list of str
         Labels in the order of the run's `LabelEncoder`: code 0 is the first.
     features : dict
-        `FeatureSpec.specification` of its input, at `sr` Hz.
+        `FeatureSpec.specification` of its input, at `sr` Hz; with a `shape` (t, c), rows are t frames of c channels.
     input, outputs
         Names, types and shapes for whoever runs ``model.onnx`` without emobench.
     trained_on : dict

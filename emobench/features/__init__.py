@@ -1,11 +1,12 @@
-"""Feature sets: named, versioned functions from a mono signal to a vector of fixed length.
+"""Feature sets: named, versioned functions from a mono signal to a vector of fixed length, or to frames over time.
 
 `librosa` is the definition of every number. A row takes a signal at its rate, computes something of each frame, and
-sums it up over time; rows that agree on the frames share them.
+sums it up over time, or cuts it into stretches of equal length; rows that agree on the frames share them.
 """
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from emobench.features.frames import N_FRAMES
+from emobench.features.frames import SR as FRAMES_SR
 from emobench.features.voice import NAMES as VOICE_NAMES
 from emobench.features.voice import SR as VOICE_SR
 from emobench.files import digest
@@ -36,7 +39,8 @@ class FeatureSpec(Row):
         (n_coefficients, n_frames). What is frame by frame is computed once for all rows with the same frames, rate and
         parameters.
     summary : "module:function" or function
-        Called as ``summary(frames)``; returns float32 of shape (n_features,).
+        Called as ``summary(frames)``; returns float32 of shape (n_features,), or (n_windows, t, c) of frames, at
+        least one window.
     names : tuple of str
         What each number is, in order; empty where they have no names.
     version : int
@@ -46,7 +50,7 @@ class FeatureSpec(Row):
     min_samples : int
         The shortest signal, at `sr`, that it can take.
     shape : tuple of int
-        (t, c) where the n_features numbers are t frames of c channels, flattened; empty for a vector.
+        (t, c) where the n_features numbers are t frames of c channels, one frame after the other; empty for a vector.
     libraries : tuple of str
         Distributions that its numbers depend on besides `LIBRARIES`; their versions are in its keys.
     """
@@ -69,18 +73,34 @@ class FeatureSpec(Row):
 
     def problem(self) -> str:
         """Return why the row cannot be used; see `Row.problem`."""
-        missing = [name for name in self.libraries if not _version(name)]
-        return super().problem() or (f"{self.name!r} needs {', '.join(missing)}, not installed" if missing else "")
+        if problem := super().problem():
+            return problem
+        if missing := [name for name in self.libraries if not _version(name)]:
+            return f"{self.name!r} needs {', '.join(missing)}, not installed"
+        if self.shape and (len(self.shape) != 2 or math.prod(self.shape) != self.n_features):
+            return f"{self.name!r} has shape {self.shape}; n_features={self.n_features} asks for (frames, channels)"
+        return ""
 
     def specification(self) -> dict[str, Any]:
-        """Return what identifies the numbers, without library versions: name, version, rate, parameters."""
+        """Return what identifies the numbers, without library versions: name, version, rate, parameters, shape."""
         about = {"name": self.name, "version": self.version, "sr": self.sr, "params": plain(self.params)}
-        return about | self.origin_key()
+        return about | ({"shape": list(self.shape)} if self.shape else {}) | self.origin_key()
 
     @property
     def form(self) -> str:
         """What a model must be able to see: ``"vector"`` or ``"frames"``."""
         return "frames" if len(self.shape) == 2 else "vector"
+
+    @property
+    def promise(self) -> str:
+        """The shape of what `summary` returns, in words."""
+        return f"({self.n_features},)" if self.form == "vector" else "(n_windows, {}, {})".format(*self.shape)
+
+    def is_kept_by(self, found: np.ndarray) -> bool:
+        """Return whether an array has the shape that `summary` must return."""
+        if self.form == "vector":
+            return found.shape == (self.n_features,)
+        return found.ndim == 3 and found.shape[1:] == self.shape and len(found) > 0
 
     @property
     def frames_key(self) -> tuple[Any, int, str]:
@@ -92,11 +112,11 @@ class FeatureSpec(Row):
         return resolve(self.frames)(signal, sr=self.sr, **self.params)
 
     def summarise(self, frames: np.ndarray) -> np.ndarray:
-        """Return the vector of a signal from its frames."""
+        """Return the vector of a signal from its frames, or the windows that they are cut into."""
         return resolve(self.summary)(frames)
 
     def __call__(self, signal: np.ndarray) -> np.ndarray:
-        """Extract the vector of a mono float32 signal at `sr`."""
+        """Extract the vector, or the windows, of a mono float32 signal at `sr`."""
         return self.summarise(self.extract_frames(signal))
 
 
@@ -106,19 +126,21 @@ class FeatureTable:
 
     Attributes
     ----------
-    X : float32 array of shape (n_utterances, n_features)
-        Finite.
+    X : float32 array of shape (n_rows, n_features)
+        Finite. A row for each utterance; several, standing together, for long speech in frames.
     y : int array of shape (n_utterances,)
         Codes 0..k-1 of `classes`.
     classes : tuple of k str
         The declared emotions in the order of the LabelEncoder.
     ids, speakers, sexes : tuple of n_utterances str
-        Of each row: its utterance, for the fingerprint of what is fitted, and who speaks, for inner folds.
+        Of each utterance: its name, for the fingerprint of what is fitted, and who speaks, for inner folds.
     spec : FeatureSpec
     key : str
         Of the store.
     n_computed : int
         Recordings that were not in the store.
+    spans : int array of shape (n_utterances, 2), optional
+        First row of each utterance in X, and the one behind its last; without, each has the row of its number.
     """
 
     X: np.ndarray
@@ -130,6 +152,17 @@ class FeatureTable:
     spec: FeatureSpec
     key: str
     n_computed: int = 0
+    spans: np.ndarray | None = None
+
+    def rows_of(self, utterances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of X that some utterances have, and for each of these the position of its utterance."""
+        if self.spans is None:
+            return utterances, np.arange(len(utterances))
+        first, end = self.spans[utterances].T
+        counts = end - first
+        owners = np.repeat(np.arange(len(utterances)), counts)
+        begins = np.cumsum(counts) - counts
+        return first[owners] + np.arange(len(owners)) - begins[owners], owners
 
 
 FEATURES: dict[str, FeatureSpec] = {
@@ -166,6 +199,26 @@ FEATURES: dict[str, FeatureSpec] = {
             n_features=len(VOICE_NAMES),
             names=VOICE_NAMES,
             sr=VOICE_SR,
+        ),
+        FeatureSpec(
+            name="logmel64",
+            title="Frames over time: 64 log-mel energies of the speech every 10 ms, its level normalised, 3 s a row",
+            frames="emobench.features.frames:speech_log_mel",
+            summary="emobench.features.frames:log_mel_windows",
+            n_features=N_FRAMES * 64,
+            sr=FRAMES_SR,
+            shape=(N_FRAMES, 64),
+            params={"n_mels": 64},
+        ),
+        FeatureSpec(
+            name="mfcc40_frames",
+            title="Frames over time: 40 MFCC of the speech every 10 ms, its level normalised, 3 s a row",
+            frames="emobench.features.frames:speech_log_mel",
+            summary="emobench.features.frames:cepstral_windows",
+            n_features=N_FRAMES * 40,
+            sr=FRAMES_SR,
+            shape=(N_FRAMES, 40),
+            params={"n_mels": 64},
         ),
     )
 }

@@ -23,7 +23,7 @@ class Extracted:
 
     Attributes
     ----------
-    vectors : tuple of float32 array of shape (n_features,), or AudioError
+    vectors : tuple of float32 array of shape (n_features,), or (n_windows, n_features) of frames, or AudioError
         One for each feature set that was asked for.
     remarks : tuple of str
         For each feature set, what deserves a remark; mostly nothing.
@@ -83,7 +83,7 @@ def remarks_on(audio: Audio, spec: FeatureSpec) -> str:
 
 
 def vectorise(spec: FeatureSpec, signal: np.ndarray, sr: int, *, path: str | os.PathLike[str]) -> np.ndarray:
-    """Return the feature vector of a mono signal: float32 of shape (n_features,), finite.
+    """Return the features of a mono signal, finite: a float32 vector, or windows of frames (n_windows, n_features).
 
     Raises
     ------
@@ -113,6 +113,8 @@ def _vectors(
                     frames[spec.frames_key].flags.writeable = False  # other rows read it too
                 vector = np.asarray(spec.summarise(frames[spec.frames_key]), dtype=np.float32)
             _check_vector(spec, vector, path)
+            if spec.form == "frames":
+                vector = vector.reshape(len(vector), spec.n_features)
         except AudioError as error:
             yield error
         except MemoryError:
@@ -133,8 +135,8 @@ def _check_length(spec: FeatureSpec, signal: np.ndarray, path: str | os.PathLike
 
 
 def _check_vector(spec: FeatureSpec, vector: np.ndarray, path: str | os.PathLike[str]) -> None:
-    if vector.shape != (spec.n_features,):
-        raise AudioError(path, f"{spec.name} must have shape ({spec.n_features},). Got {vector.shape}. Mend its row.")
+    if not spec.is_kept_by(vector):
+        raise AudioError(path, f"{spec.name} must have shape {spec.promise}. Got {vector.shape}. Fix its row.")
     if not np.isfinite(vector).all():
         bad = np.flatnonzero(~np.isfinite(vector))
         raise AudioError(

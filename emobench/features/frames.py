@@ -14,6 +14,7 @@ import numpy as np
 
 from emobench.features.mfcc import mel_filters
 
+SR = 16_000
 N_FRAMES = 300  # of a row: 3 s
 WIN_LENGTH_S = 0.025
 HOP_LENGTH_S = 0.010

@@ -1,5 +1,7 @@
 """Shards of the feature store: immutable Parquet files of a few thousand clips that are named by their own content.
 
+A clip has one row, its vector; or several that stand together, where long speech was cut into windows of frames.
+
 Columns are arrays from end to end, because a million clips as Python objects would take a minute and a gigabyte.
 """
 
@@ -8,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +23,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 HASH = np.dtype("S32")  # a SHA-256; NumPy hides zeros at the end and pads with them, so comparisons stay exact
-MAX_ROWS = 2**16  # bounds what is in memory besides a table that is loaded
+MAX_ROWS = 2**16  # with the bytes, bounds what is in memory besides a table that is loaded
+MAX_BYTES = 2**27
 
-_IDENTITY = b"emobench"  # key of the file's metadata
+_IDENTITY = b"emobench"  # keys of the file's metadata
+_N_CLIPS = b"clips"  # where they are fewer than the rows
 
 
 class DamagedShardError(Exception):
@@ -32,18 +36,19 @@ class DamagedShardError(Exception):
 
 @dataclass(frozen=True)
 class Shard:
-    """Vectors of one feature set, sorted by clip, each clip once; at least one.
+    """Rows of one feature set, sorted by clip, those of a clip in their order; at least one.
 
     Attributes
     ----------
-    clips : array of `HASH`, shape (n_clips,)
+    clips : array of `HASH`, shape (n_rows,)
         Hash of each recording's file.
-    audio : array of `HASH`, shape (n_clips,)
+    audio : array of `HASH`, shape (n_rows,)
         Hash of each recording's samples.
-    duration_s : float64 array of shape (n_clips,)
-    is_silent : bool array of shape (n_clips,)
-    remarks : object array of str, shape (n_clips,)
-    X : float32 array of shape (n_clips, n_features)
+    duration_s : float64 array of shape (n_rows,)
+        Of the whole recording.
+    is_silent : bool array of shape (n_rows,)
+    remarks : object array of str, shape (n_rows,)
+    X : float32 array of shape (n_rows, n_features)
     """
 
     clips: np.ndarray
@@ -55,6 +60,21 @@ class Shard:
 
     def __len__(self) -> int:
         return len(self.clips)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Where the rows of each clip begin: int array of shape (n_clips,)."""
+        is_first = np.ones(len(self), bool)
+        is_first[1:] = self.clips[1:] != self.clips[:-1]
+        return np.flatnonzero(is_first)
+
+    def pieces(self) -> Iterator[Shard]:
+        """Yield the rows in shards that fit into memory, each clip in one."""
+        at_once = max(1, min(MAX_ROWS, MAX_BYTES // (4 * self.X.shape[1])))
+        starts = self.starts
+        cuts = starts[1:][np.diff(starts // at_once) > 0]
+        for start, end in zip([0, *cuts], [*cuts, len(self)], strict=True):
+            yield self.take(slice(start, end))
 
     def take(self, rows: np.ndarray | slice) -> Shard:
         """Return some rows."""
@@ -77,10 +97,13 @@ def to_texts(hashes: np.ndarray) -> tuple[str, ...]:
 
 
 def concatenate(shards: Sequence[Shard]) -> Shard:
-    """Return the rows of all shards as one, sorted by clip; of a clip that is there twice, the first."""
+    """Return the rows of all shards as one, sorted by clip; of a clip in several shards, those of the first."""
     joined = Shard(*(np.concatenate(column) for column in zip(*(shard.columns for shard in shards), strict=True)))
-    _, first = np.unique(joined.clips, return_index=True)
-    return joined.take(first)
+    sources = np.repeat(np.arange(len(shards)), [len(shard) for shard in shards])
+    order = np.argsort(joined.clips, kind="stable")
+    clips, sources = joined.clips[order], sources[order]
+    first = np.searchsorted(clips, clips)  # of all rows of the clip, those of the first shard being in front
+    return joined.take(order[sources == sources[first]])
 
 
 def encode_shard(shard: Shard, identity: Mapping[str, Any]) -> bytes:
@@ -94,6 +117,7 @@ def encode_shard(shard: Shard, identity: Mapping[str, Any]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    n_clips = len(shard.starts)
     table = pa.table(
         {
             "clip": _binary(shard.clips),
@@ -104,7 +128,11 @@ def encode_shard(shard: Shard, identity: Mapping[str, Any]) -> bytes:
             # Not a list of numbers: Parquet would take ten times as long to take it apart.
             "vector": _binary(np.ascontiguousarray(shard.X, dtype="<f4").view(f"V{4 * shard.X.shape[1]}").ravel()),
         },
-        metadata={_IDENTITY: json.dumps(identity, sort_keys=True), b"vector": b"float32, little-endian"},
+        metadata={
+            _IDENTITY: json.dumps(identity, sort_keys=True),
+            b"vector": b"float32, little-endian",
+            **({_N_CLIPS: str(n_clips)} if n_clips < len(shard) else {}),
+        },
     )
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="none", use_dictionary=["remark"], write_statistics=False)
@@ -160,10 +188,11 @@ def describe_shard(path: Path) -> tuple[dict[str, Any], int] | None:
 
     try:
         footer = pq.read_metadata(path)
-        identity = json.loads((footer.metadata or {})[_IDENTITY])
+        metadata = footer.metadata or {}
+        identity, n_clips = json.loads(metadata[_IDENTITY]), int(metadata.get(_N_CLIPS, footer.num_rows))
     except (OSError, pa.ArrowException, KeyError, ValueError):
         return None
-    return (identity, footer.num_rows) if isinstance(identity, dict) else None
+    return (identity, n_clips) if isinstance(identity, dict) else None
 
 
 def _binary(values: np.ndarray) -> pa.Array:

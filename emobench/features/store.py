@@ -1,4 +1,4 @@
-"""The feature store: vectors computed once, shared by every model and run, never stale and never wrong.
+"""The feature store: features computed once, shared by every model and run, never stale and never wrong.
 
 ``<store>/<feature key>/<SHA-256 of the shard>.parquet``: the name proves a shard; one that does not match its name is
 moved to quarantine and its clips are extracted again. A clip id is the hash of the file's bytes, so nothing depends on
@@ -25,9 +25,9 @@ from emobench.errors import AudioError, HeldError, StorageError
 from emobench.execution.workers import Crash, Pool
 from emobench.features import FeatureSpec, feature_identity, feature_key
 from emobench.features.extraction import Extracted, extract_clips
+from emobench.features.rows import RowFile
 from emobench.features.shards import (
     HASH,
-    MAX_ROWS,
     DamagedShardError,
     Shard,
     concatenate,
@@ -53,12 +53,12 @@ _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 @dataclass
 class Extraction:
-    """What `FeatureStore.extract` found of one feature set: a row for each clip, in the order they were asked for in.
+    """What `FeatureStore.extract` found of one feature set, for each clip in the order they were asked for in.
 
     Attributes
     ----------
-    X : float32 array of shape (n_clips, n_features)
-        Rows that were not found mean nothing.
+    X : float32 array of shape (n_clips, n_features), or (n_rows, n_features) of frames
+        Rows of clips that were not found mean nothing.
     audio : array of `HASH`, shape (n_clips,)
         Hash of the samples.
     is_found : bool array of shape (n_clips,)
@@ -70,6 +70,8 @@ class Extraction:
         What was wrong with the store, and what was done about it.
     n_computed : int
         Clips that were not in the store.
+    spans : int array of shape (n_clips, 2), or None
+        First row in X, and the one behind the last, of each clip of frames, which may have several.
     """
 
     X: np.ndarray
@@ -79,12 +81,15 @@ class Extraction:
     warnings: dict[str, str] = field(default_factory=dict)
     repairs: list[str] = field(default_factory=list)
     n_computed: int = 0
+    spans: np.ndarray | None = None
 
     @classmethod
-    def empty(cls, n_clips: int, n_features: int) -> Extraction:
+    def empty(cls, n_clips: int, spec: FeatureSpec) -> Extraction:
         """Return what is found of clips before anything is."""
-        X = np.empty((n_clips, n_features), np.float32)
-        return cls(X, np.empty(n_clips, HASH), np.zeros(n_clips, bool))
+        audio, is_found = np.empty(n_clips, HASH), np.zeros(n_clips, bool)
+        if spec.form == "vector":
+            return cls(np.empty((n_clips, spec.n_features), np.float32), audio, is_found)
+        return cls(np.empty((0, spec.n_features), np.float32), audio, is_found, spans=np.zeros((n_clips, 2), int))
 
 
 class _Wanted:
@@ -121,7 +126,7 @@ class _Wanted:
     def spread(self, found: Extraction) -> None:
         """Give what was found of a clip to the other rows that ask for it."""
         rows, sources = self._again
-        for column in (found.X, found.audio, found.is_found):
+        for column in (found.X if found.spans is None else found.spans, found.audio, found.is_found):
             column[rows] = column[sources]
 
 
@@ -131,7 +136,7 @@ def _first_bytes(clips: np.ndarray) -> np.ndarray:
 
 
 class FeatureStore:
-    """A folder of feature vectors.
+    """A folder of features.
 
     Parameters
     ----------
@@ -151,7 +156,7 @@ class FeatureStore:
         pool: Callable[[], Pool],
         on_progress: Callable[[int, int], None] = lambda n_done, n_all: None,
     ) -> list[Extraction]:
-        """Return the vectors of clips for each feature set, computing and keeping those that the store has not.
+        """Return the features of clips for each feature set, computing and keeping those that the store has not.
 
         Each recording is decoded once for all the feature sets that miss it.
 
@@ -171,7 +176,7 @@ class FeatureStore:
             If another process holds a feature set for longer than an hour.
         """
         wanted = _Wanted(to_hashes([clip for clip, _ in clips]))
-        parts = [_Part(spec, policy, wanted, Extraction.empty(len(clips), spec.n_features)) for spec in specs]
+        parts = [_Part(spec, policy, wanted, Extraction.empty(len(clips), spec)) for spec in specs]
         incomplete = [part for part in parts if self._load(part) or len(part.missing())]
         with contextlib.ExitStack() as stack:
             for part in sorted(incomplete, key=lambda part: part.key):  # in one order everywhere: no deadlock
@@ -187,6 +192,7 @@ class FeatureStore:
                 if part.is_writable:
                     self._merge(part.key)
         for part in parts:
+            part.finish()
             wanted.spread(part.found)
         return [part.found for part in parts]
 
@@ -290,11 +296,7 @@ class FeatureStore:
             return
         with contextlib.suppress(OSError, DamagedShardError):  # it can wait until there is space, or all are sound
             shards = [shard for path in small if (shard := read_shard(path)) is not None]
-            rows = concatenate(shards)
-            kept = {
-                self._write_shard(key, rows.take(slice(start, start + MAX_ROWS)), described[0])
-                for start in range(0, len(rows), MAX_ROWS)
-            }
+            kept = {self._write_shard(key, piece, described[0]) for piece in concatenate(shards).pieces()}
             for path in small:
                 if path not in kept:
                     path.unlink()
@@ -350,6 +352,11 @@ class _Part:
     pending: list[tuple[str, Extracted, np.ndarray, str]] = field(default_factory=list)  # computed, not yet added
 
     @functools.cached_property
+    def rows(self) -> RowFile:
+        """Where the rows of frames are gathered."""
+        return RowFile(self.spec.n_features)
+
+    @functools.cached_property
     def key(self) -> str:
         return feature_key(self.spec, mono=self.policy.mono)
 
@@ -362,12 +369,29 @@ class _Part:
         chosen, rows = self.wanted.find(shard.clips)
         is_accepted = _is_accepted(shard, self.policy)[chosen]
         chosen, rows = chosen[is_accepted], rows[is_accepted]
-        self.found.X[rows] = shard.X[chosen]
+        if self.found.spans is None:
+            self.found.X[rows] = shard.X[chosen]
+        else:
+            self._append(rows, shard.X[chosen])
         self.found.audio[rows] = shard.audio[chosen]
         self.found.is_found[rows] = True
         remarks = shard.remarks[chosen]
         has_remark = np.flatnonzero(remarks != "")
         self.found.warnings.update(zip(to_texts(shard.clips[chosen[has_remark]]), remarks[has_remark], strict=True))
+
+    def _append(self, clips: np.ndarray, X: np.ndarray) -> None:
+        """Take rows of frames, those of a clip standing together; `clips` are the positions of their clips."""
+        assert self.found.spans is not None
+        is_new = ~self.found.is_found[clips]
+        clips, first = clips[is_new], self.rows.append(X[is_new])
+        starts = np.flatnonzero(np.diff(clips, prepend=-1))
+        ends = starts + np.diff(starts, append=len(clips))
+        self.found.spans[clips[starts]] = first + np.column_stack([starts, ends])
+
+    def finish(self) -> None:
+        """Make the rows of frames available when nothing more will be found."""
+        if self.found.spans is not None:
+            self.found.X = self.rows.map()
 
     def receive(self, clip: str, outcome: Extracted | AudioError, position: int) -> None:
         """Take what a worker found out about a clip; `position` is that of this feature set in its answer."""
@@ -382,15 +406,17 @@ class _Part:
         """Return what was received since the last time, if anything."""
         if not self.pending:
             return None
-        rows, self.pending = sorted(self.pending, key=lambda row: row[0]), []
-        return Shard(
-            clips=to_hashes([clip for clip, *_ in rows]),
-            audio=to_hashes([extracted.audio for _, extracted, *_ in rows]),
-            duration_s=np.array([extracted.duration_s for _, extracted, *_ in rows], float),
-            is_silent=np.array([extracted.is_silent for _, extracted, *_ in rows], bool),
-            remarks=np.array([remark for *_, remark in rows], object),
-            X=np.stack([vector for _, _, vector, _ in rows]),
+        found, self.pending = sorted(self.pending, key=lambda item: item[0]), []
+        vectors = [np.atleast_2d(vector) for _, _, vector, _ in found]
+        columns = (
+            to_hashes([clip for clip, *_ in found]),
+            to_hashes([extracted.audio for _, extracted, *_ in found]),
+            np.array([extracted.duration_s for _, extracted, *_ in found], float),
+            np.array([extracted.is_silent for _, extracted, *_ in found], bool),
+            np.array([remark for *_, remark in found], object),
         )
+        n_rows = [len(vector) for vector in vectors]
+        return Shard(*(np.repeat(column, n_rows) for column in columns), X=np.concatenate(vectors))
 
 
 def _is_accepted(shard: Shard, policy: AudioPolicy) -> np.ndarray:

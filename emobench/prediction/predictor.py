@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from emobench.corpora.labels import fit_encoder
 from emobench.errors import AudioError, BundleError, ConfigError, DataError, UnknownNameError
 from emobench.features import FeatureSpec, get_features
 from emobench.features.extraction import keep_freed_memory, remarks_on, vectorise
+from emobench.features.rows import pool_answers
 from emobench.prediction.selection import find_bundle
 from emobench.registry import Plugins, using
 
@@ -173,16 +174,21 @@ class Predictor:
         return fit_encoder(self.classes)
 
     def features(self, audio: Recording, sr: int | None = None) -> np.ndarray:
-        """Return the features of a recording, as `predict` takes it: float32 of shape (n_features,)."""
+        """Return the features of a recording, as `predict` takes it.
+
+        Returns
+        -------
+        features : float32 array of shape (n_features,), or (n_windows, n_features) of frames
+        """
         return self._vector(self._heard(audio, sr), audio)
 
     def classify(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return the emotions of feature vectors.
+        """Return the emotions of feature vectors, or of windows of frames.
 
         Parameters
         ----------
         X : array of shape (n, n_features)
-            Finite.
+            Finite. A window is flattened, one frame after the other.
 
         Returns
         -------
@@ -224,7 +230,7 @@ class Predictor:
         """
         self._check_threshold(threshold)
         heard = self._heard(audio, sr)
-        ((emotion, probabilities),) = self._answers(self._vector(heard, audio)[np.newaxis], threshold)
+        ((emotion, probabilities),) = self._answers([self._vector(heard, audio)], threshold)
         remarks = [remarks_on(heard, self.spec)]
         marks = (*[SILENT] * (SILENCE in heard.warnings), *self._marks_of(heard))
         if SEEN in marks:
@@ -284,8 +290,8 @@ class Predictor:
             found = windows(resampled(stream.blocks, stream.sr, self.spec.sr), length, hop)
             found = ((start, samples) for start, samples in found if start == 0 or len(samples) >= least)
             for some in _batches(found, WINDOWS_AT_ONCE):
-                X = np.array([vectorise(self.spec, samples, self.spec.sr, path=_title(audio)) for _, samples in some])
-                answers = self._answers(X, threshold)
+                features = [vectorise(self.spec, samples, self.spec.sr, path=_title(audio)) for _, samples in some]
+                answers = self._answers(features, threshold)
                 for (start, samples), (emotion, probabilities) in zip(some, answers, strict=True):
                     start_s, end_s = (round(n / self.spec.sr, 6) for n in (start, start + len(samples)))
                     answer = WindowPrediction(_name(audio), start_s, end_s, emotion, probabilities, self.entry)
@@ -348,8 +354,13 @@ class Predictor:
             )
         return mono
 
-    def _answers(self, X: np.ndarray, threshold: float | None) -> Iterator[tuple[str, dict[str, float] | None]]:
-        codes, proba = self.classify(X)
+    def _answers(
+        self, features: Sequence[np.ndarray], threshold: float | None
+    ) -> Iterator[tuple[str, dict[str, float] | None]]:
+        """Yield the emotion and the probabilities of recordings, given the features of each."""
+        rows = [np.atleast_2d(found) for found in features]
+        owners = np.repeat(np.arange(len(rows)), [len(found) for found in rows])
+        codes, proba = pool_answers(*self.classify(np.concatenate(rows)), owners)
         for row, code in enumerate(codes):
             emotion = self.classes[code]
             if proba is None:

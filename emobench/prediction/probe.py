@@ -79,9 +79,9 @@ def calls(predictor: Predictor, clip: str, batches: Sequence[int]) -> Iterator[t
     from emobench.audio.decoding import read_audio
 
     audio = read_audio(clip)
-    vector = predictor.features(audio.signal, audio.sr)
+    row = np.atleast_2d(predictor.features(audio.signal, audio.sr))[:1]  # of frames, the first window
     for batch in sorted(batches):
-        X = np.tile(vector, (batch, 1))
+        X = np.tile(row, (batch, 1))
         yield "features_to_label", batch, functools.partial(predictor.labels, X)
     if batches:
         yield "wav_to_label", 1, functools.partial(predictor.predict, clip)

@@ -463,7 +463,7 @@ def _notes(dataset: Dataset, parts: Sequence[Extraction]) -> list[tuple[str, str
 
 def _table(dataset: Dataset, spec: FeatureSpec, config: RunConfig, found: Extraction, rows: np.ndarray) -> FeatureTable:
     return FeatureTable(
-        X=found.X[rows],
+        X=found.X[rows] if found.spans is None else found.X,
         y=dataset.y,
         classes=dataset.classes,
         ids=dataset.labels.ids,
@@ -472,6 +472,7 @@ def _table(dataset: Dataset, spec: FeatureSpec, config: RunConfig, found: Extrac
         spec=spec,
         key=feature_key(spec, mono=config.audio.mono),
         n_computed=found.n_computed,
+        spans=None if found.spans is None else found.spans[rows],
     )
 
 

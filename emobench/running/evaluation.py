@@ -13,7 +13,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from emobench import models
 from emobench.errors import NoBundleError, StorageError, on_one_line
 from emobench.execution.output import Log, captured
 from emobench.features import FeatureTable
+from emobench.features.rows import pool_answers
 from emobench.prediction.probe import time_calls
 from emobench.protocols.certificate import fold_fingerprint, rows_fingerprint
 from emobench.registry import resolve
@@ -187,11 +188,14 @@ def evaluate(table: FeatureTable, job: Job) -> FoldResult:
             _fit(estimator, table, job)
             fit_s = time.perf_counter() - started
             tuning = _tuning_of(estimator, table, job)
+            rows, owners = table.rows_of(job.test)
+            X = table.X[rows]
             started = time.perf_counter()
-            y_pred = np.asarray(estimator.predict(table.X[job.test]))
+            y_pred = np.asarray(estimator.predict(X))
             predict_s = time.perf_counter() - started
-            proba = _probabilities(estimator, table.X[job.test], len(table.classes))
-            _check_predictions(y_pred, proba, len(job.test), len(table.classes))
+            proba = _probabilities(estimator, X, len(table.classes))
+            _check_predictions(y_pred, proba, len(X), len(table.classes))
+            y_pred, proba = pool_answers(y_pred, proba, owners)
         except BaseException as error:  # a model may fail in any way, and Ctrl-C does not reach a worker
             return FoldResult(
                 job.key,
@@ -236,7 +240,8 @@ def _exported(estimator: Any, table: FeatureTable, job: Job) -> tuple[bytes, dic
     from emobench.bundles.export import export
 
     converter = resolve(models.get_model(job.model).converter)
-    onnx, parity = export(estimator, table.X[job.train], n_classes=len(table.classes), converter=converter)
+    X = table.X[table.rows_of(job.train)[0]]
+    onnx, parity = export(estimator, X, n_classes=len(table.classes), converter=converter)
     return onnx, asdict(parity)
 
 
@@ -263,11 +268,13 @@ def _estimator(job: Job, shape: tuple[int, ...]) -> Any:
 
 def _fit(estimator: Any, table: FeatureTable, job: Job) -> None:
     """Fit on the training rows and on nothing else; a model that wants to know is told who speaks in them."""
-    X, y, speakers = table.X[job.train], table.y[job.train], np.array(table.speakers)[job.train]
+    rows, owners = table.rows_of(job.train)
+    utterances = job.train[owners]
+    X, y, speakers = table.X[rows], table.y[utterances], np.array(table.speakers)[utterances]
     if job.tuning is None:
         estimator.fit(X, y, **models.with_groups(models.get_model(job.model), speakers))
     else:
-        estimator.fit(X, y, groups=speakers, strata=np.array(table.sexes)[job.train])
+        estimator.fit(X, y, groups=speakers, strata=np.array(table.sexes)[utterances])
 
 
 def _tuning_of(estimator: Any, table: FeatureTable, job: Job) -> dict[str, Any] | None:
@@ -278,9 +285,16 @@ def _tuning_of(estimator: Any, table: FeatureTable, job: Job) -> dict[str, Any] 
         "best_params": estimator.best_params_,
         "inner_score": estimator.best_score_,
         "tuning_s": estimator.tuning_s_,
-        "inner_folds": fold_fingerprint(estimator.folds_, [table.ids[row] for row in job.train]),
+        "inner_folds": _inner_fingerprint(estimator, table, job),
         "failed": estimator.tuning_failed_,
     }
+
+
+def _inner_fingerprint(estimator: Any, table: FeatureTable, job: Job) -> str:
+    """Return the fingerprint of a study's inner folds, which hold all rows of an utterance."""
+    owners = table.rows_of(job.train)[1]
+    folds = [replace(fold, test=np.unique(owners[fold.test])) for fold in estimator.folds_]
+    return fold_fingerprint(folds, [table.ids[row] for row in job.train])
 
 
 def _probabilities(estimator: Any, X: np.ndarray, n_classes: int) -> np.ndarray | None:

@@ -30,6 +30,7 @@ from emobench.running.datasets import Dataset, extract, open_dataset, plan_datas
 from emobench.running.evaluation import Job, TuningPlan, derive_seed
 
 PRUNED = 0.8  # share of the inner fits that pruning leaves, roughly
+FRAMES_GAIN = 60  # how much less a number of frames costs than one of a vector: networks pool over time early
 
 
 @dataclass(frozen=True)
@@ -186,8 +187,9 @@ class Experiment:
 
     def cost_s(self, job: Job) -> float:
         """Estimate a job's seconds from its model's cost on six folds of 800 × 40."""
-        n_features = get_features(job.features).n_features
-        fit_s = models.get_model(job.model).cost / 6 * len(job.train) / 800 * n_features / 40
+        spec = get_features(job.features)
+        size = spec.n_features / 40 / (FRAMES_GAIN if spec.form == "frames" else 1)
+        fit_s = models.get_model(job.model).cost / 6 * len(job.train) / 800 * size
         return fit_s * count_fits(job)
 
 

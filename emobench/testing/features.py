@@ -1,4 +1,4 @@
-"""The contract of a feature set: a function of the samples alone, finite, of a fixed length."""
+"""The contract of a feature set: a function of the samples alone, finite, of one length or in windows of one shape."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def _vector(row: FeatureSpec, signal: np.ndarray, name: str) -> np.ndarray:
     except Exception as error:
         raise AssertionError(f"it fails on {name}: {type(error).__name__}: {error}") from error
     np.testing.assert_array_equal(signal, before, err_msg="it changes the signal")
-    expected = (row.n_features,)
-    assert vector.shape == expected, f"the features of {name} have shape {vector.shape}, and the row says {expected}"
+    is_kept = row.is_kept_by(vector)
+    assert is_kept, f"the features of {name} have shape {vector.shape}, and the row says {row.promise}"
     assert np.isfinite(vector.astype(np.float32)).all(), f"the features of {name} are not finite"
     return vector
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from emobench.models import ModelSpec, build, check_parameters, missing_packages, parameters
+from emobench.models import ModelSpec, build, check_parameters, missing_packages, parameters, takes
 from emobench.registry import resolve
 from emobench.testing.rows import check_row, run_checks
 
 LABELS = np.array(["angry", "calm", "happy", "sad"])
 N_FEATURES = 20
+SHAPE = (5, 4)  # of the same numbers as frames over time
 
 
 def check_model(row: ModelSpec, *, params: Mapping[str, Any] | None = None, skip: Collection[str] = ()) -> None:
@@ -59,6 +60,12 @@ def answers(estimator: Any, X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(estimator.predict(X)), np.asarray(proba)
 
 
+def _build(row: ModelSpec, params: Mapping[str, Any], *, random_state: int) -> Any:
+    """Return the unfitted pipeline; a model that sees nothing but frames is given the rows as such."""
+    shape = () if "vector" in takes(row, params) else SHAPE
+    return build(row, params, shape=shape, random_state=random_state)
+
+
 def _same(one: Any, other: Any, problem: str) -> None:
     for left, right in zip(answers(one, UNHEARD), answers(other, UNHEARD), strict=True):
         np.testing.assert_array_equal(left, right, err_msg=problem)
@@ -73,7 +80,7 @@ def _has_known_parameters(row: ModelSpec, params: dict[str, Any]) -> None:
 
 
 def _takes_labels(row: ModelSpec, params: dict[str, Any]) -> None:
-    estimator = build(row, params, random_state=0).fit(X, Y)
+    estimator = _build(row, params, random_state=0).fit(X, Y)
     assert hasattr(estimator, "classes_"), "fit sets no classes_"
     assert estimator.classes_.tolist() == LABELS.tolist(), f"classes_ is {estimator.classes_}, not the sorted labels"
     y_pred = np.asarray(estimator.predict(UNHEARD))
@@ -82,7 +89,7 @@ def _takes_labels(row: ModelSpec, params: dict[str, Any]) -> None:
 
 
 def _does_not_read_labels(row: ModelSpec, params: dict[str, Any]) -> None:
-    by_code, by_name = (build(row, params, random_state=0).fit(X, y) for y in (CODES, Y))
+    by_code, by_name = (_build(row, params, random_state=0).fit(X, y) for y in (CODES, Y))
     problem = "answers depend on what the classes are called"
     np.testing.assert_array_equal(LABELS[by_code.predict(UNHEARD)], by_name.predict(UNHEARD), err_msg=problem)
     np.testing.assert_array_equal(answers(by_code, UNHEARD)[1], answers(by_name, UNHEARD)[1], err_msg=problem)
@@ -90,14 +97,14 @@ def _does_not_read_labels(row: ModelSpec, params: dict[str, Any]) -> None:
 
 def _does_not_order_labels(row: ModelSpec, params: dict[str, Any]) -> None:
     last = len(LABELS) - 1
-    by_code, by_reverse = (build(row, params, random_state=0).fit(X, y) for y in (CODES, last - CODES))
+    by_code, by_reverse = (_build(row, params, random_state=0).fit(X, y) for y in (CODES, last - CODES))
     problem = "answers depend on the order of the classes"
     np.testing.assert_array_equal(last - by_reverse.predict(X), by_code.predict(X), err_msg=problem)
 
 
 def _takes_classes_with_gaps(row: ModelSpec, params: dict[str, Any]) -> None:
     kept = np.isin(CODES, [1, 3])
-    estimator = build(row, params, random_state=0).fit(X[kept], CODES[kept])
+    estimator = _build(row, params, random_state=0).fit(X[kept], CODES[kept])
     assert estimator.classes_.tolist() == [1, 3], f"classes_ is {estimator.classes_} after a fit on the codes 1 and 3"
     y_pred, proba = answers(estimator, UNHEARD)
     assert set(y_pred.tolist()) <= {1, 3}, f"predict returns {set(y_pred.tolist())} after a fit on the codes 1 and 3"
@@ -105,7 +112,7 @@ def _takes_classes_with_gaps(row: ModelSpec, params: dict[str, Any]) -> None:
 
 
 def _has_probabilities_that_are_some(row: ModelSpec, params: dict[str, Any]) -> None:
-    estimator = build(row, params, random_state=0).fit(X, Y)
+    estimator = _build(row, params, random_state=0).fit(X, Y)
     if not hasattr(estimator, "predict_proba"):
         return
     proba = np.asarray(estimator.predict_proba(UNHEARD))
@@ -117,20 +124,20 @@ def _has_probabilities_that_are_some(row: ModelSpec, params: dict[str, Any]) -> 
 
 
 def _follows_its_seed(row: ModelSpec, params: dict[str, Any]) -> None:
-    one, other = (build(row, params, random_state=3).fit(X, Y) for _ in range(2))
+    one, other = (_build(row, params, random_state=3).fit(X, Y) for _ in range(2))
     _same(one, other, "two fits with one random_state differ")
 
 
 def _forgets_the_last_fit(row: ModelSpec, params: dict[str, Any]) -> None:
-    again = build(row, params, random_state=0).fit(X[::-1] * 3, np.roll(Y, 7))
-    fresh = build(row, params, random_state=0).fit(X, Y)
+    again = _build(row, params, random_state=0).fit(X[::-1] * 3, np.roll(Y, 7))
+    fresh = _build(row, params, random_state=0).fit(X, Y)
     _same(again.fit(X, Y), fresh, "a second fit remembers the first")
 
 
 def _can_be_cloned(row: ModelSpec, params: dict[str, Any]) -> None:
     from sklearn.base import clone
 
-    estimator = build(row, params, random_state=0).fit(X, Y)
+    estimator = _build(row, params, random_state=0).fit(X, Y)
     copy = clone(estimator)
     assert not hasattr(copy[-1], "classes_"), "a clone is fitted"
     assert copy[-1].get_params() == estimator[-1].get_params(), "a clone has other parameters"
@@ -138,25 +145,25 @@ def _can_be_cloned(row: ModelSpec, params: dict[str, Any]) -> None:
 
 
 def _has_parameters_that_can_be_set(row: ModelSpec, params: dict[str, Any]) -> None:
-    given = build(row, params, random_state=0)[-1].get_params()
+    given = _build(row, params, random_state=0)[-1].get_params()
     fresh = resolve(row.estimator)().set_params(**given)
     assert fresh.get_params() == given, "set_params does not set what get_params returned"
 
 
 def _can_be_pickled(row: ModelSpec, params: dict[str, Any]) -> None:
-    estimator = build(row, params, random_state=0).fit(X, Y)
+    estimator = _build(row, params, random_state=0).fit(X, Y)
     _same(pickle.loads(pickle.dumps(estimator)), estimator, "the fitted model answers differently after pickling")
 
 
 def _leaves_its_data_alone(row: ModelSpec, params: dict[str, Any]) -> None:
     try:
-        answers(build(row, params, random_state=0).fit(X, Y), UNHEARD)
+        answers(_build(row, params, random_state=0).fit(X, Y), UNHEARD)
     except ValueError as error:
         raise AssertionError(f"it writes into its data: {error}") from error
 
 
 def _answers_one_clip_as_in_a_batch(row: ModelSpec, params: dict[str, Any]) -> None:
-    estimator = build(row, params, random_state=0).fit(X, Y)
+    estimator = _build(row, params, random_state=0).fit(X, Y)
     y_pred, proba = answers(estimator, UNHEARD)
     for number in range(3):
         label, alone = answers(estimator, UNHEARD[number : number + 1])
@@ -167,7 +174,7 @@ def _answers_one_clip_as_in_a_batch(row: ModelSpec, params: dict[str, Any]) -> N
 
 def _leaves_global_random_states(row: ModelSpec, params: dict[str, Any]) -> None:
     before = _global_states()
-    answers(build(row, params, random_state=0).fit(X, Y), UNHEARD)
+    answers(_build(row, params, random_state=0).fit(X, Y), UNHEARD)
     assert _global_states() == before, "it draws from the global random generator; use random_state"
 
 
@@ -180,14 +187,14 @@ def _global_states() -> tuple[Any, ...]:
 def _works_in_cross_validate(row: ModelSpec, params: dict[str, Any]) -> None:
     from sklearn.model_selection import GroupKFold, cross_validate
 
-    estimator = build(row, params, random_state=0)
+    estimator = _build(row, params, random_state=0)
     scores = cross_validate(estimator, X, Y, groups=SPEAKERS, cv=GroupKFold(2), error_score="raise")
     assert np.isfinite(scores["test_score"]).all(), "cross_validate gives no score"
 
 
 def _beats_chance(row: ModelSpec, params: dict[str, Any]) -> None:
     train = SPEAKERS < 4
-    estimator = build(row, params, random_state=0).fit(X[train], Y[train])
+    estimator = _build(row, params, random_state=0).fit(X[train], Y[train])
     accuracy = np.mean(np.asarray(estimator.predict(X[~train])) == Y[~train])
     assert accuracy > 0.9, f"accuracy is {accuracy:.2f} on four well separated classes; chance is 0.25"
 

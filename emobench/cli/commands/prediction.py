@@ -243,8 +243,8 @@ def _described(path: Path, bundle: Bundle, trial: dict[str, Any]) -> list[tuple[
         ("classes", ", ".join(manifest.classes)),
         (
             "features",
-            f"{features.get('name')}, version {features.get('version')}: {manifest.n_features} numbers at "
-            f"{manifest.sr} Hz; {_pairs(features.get('params'))}",
+            f"{features.get('name')}, version {features.get('version')}: {manifest.n_features} numbers"
+            f"{_frames(features.get('shape'))} at {manifest.sr} Hz; {_pairs(features.get('params'))}",
         ),
         ("input", _tensor(manifest.input)),
         *(("output", _tensor(tensor)) for tensor in manifest.outputs),
@@ -260,6 +260,10 @@ def _described(path: Path, bundle: Bundle, trial: dict[str, Any]) -> list[tuple[
         times = f"loaded in {trial['load_ms']:.0f} ms, a row takes {trial['predict_ms']:.3g} ms"
         rows.append(("check", f"the model answers: {times}"))
     return rows
+
+
+def _frames(shape: Any) -> str:
+    return " ({} frames of {} channels)".format(*shape) if isinstance(shape, list) and len(shape) == 2 else ""
 
 
 def _tensor(tensor: Tensor) -> str:
