@@ -326,6 +326,15 @@ def test_entry_that_repeats_another_is_dropped_with_a_remark(second):
     assert config.remarks[0].startswith("c.yaml: models[1] (line 4): ")
 
 
+def test_entries_that_differ_in_kind_alone_are_both_kept():
+    rows = [
+        f"- {{name: mlp, id: e{number}, params: {{hidden_layer_sizes: {value}}}}}"
+        for number, value in enumerate(("[64]", "64", "[64, 64]"))
+    ]
+    config = parse_config("corpora: [ravdess]\nmodels:\n" + "\n".join(rows))
+    assert ([model.entry for model in config.models], config.remarks) == (["e0", "e1", "e2"], ())
+
+
 def test_name_of_a_tuned_entry_must_be_free():
     models = "models:\n- svm\n- {name: mlp, id: svm-tuned}\n"
     assert parse_config("corpora: [ravdess]\n" + models)

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from collections import Counter
 from dataclasses import FrozenInstanceError
 
 import numpy as np
@@ -18,10 +19,12 @@ from emobench.config.yaml import load_config
 from emobench.errors import ConfigError, CorpusError, DataError, HeldError, SplitError, StorageError
 from emobench.execution.workers import Pool
 from emobench.models import ModelSpec
+from emobench.protocols import certificate
 from emobench.reporter import Reporter
 from emobench.reports import derivation
 from emobench.results.run import read_run
 from emobench.results.tables import LEADERBOARD
+from emobench.running import experiment
 from emobench.running.evaluation import FoldResult
 from emobench.running.experiment import prepare
 from emobench.running.planning import plan
@@ -492,6 +495,36 @@ def test_tuned_entries_stand_beside_the_others_unless_they_have_no_trials(tiny_c
         **{"svm": None, "svm-tuned": 2, "svm-c1": None, "svm-c1-tuned": 5},
         **{"xgboost": None, "dummy": None},
     }
+
+
+def test_work_of_a_plan_grows_no_faster_than_its_entries(tiny_corpus, tmp_path, monkeypatch):
+    """N36."""
+    few, many = (count_calls(config_of(tiny_corpus), n, tmp_path, monkeypatch) for n in (10, 100))
+    assert many["parameters"] <= 10 * few["parameters"]
+    assert many["rows_fingerprint"] == few["rows_fingerprint"]
+
+
+def count_calls(config, n_entries, output, monkeypatch):
+    """Return how often a plan of different entries asks for a model's parameters, and hashes the rows of a fold."""
+    calls = Counter()
+
+    def counted(function):
+        def call(*arguments):
+            calls[function.__name__] += 1
+            return function(*arguments)
+
+        return call
+
+    rows = [{"name": "svm", "id": f"e{number}", "params": {"C": number + 1}} for number in range(n_entries)]
+    with monkeypatch.context() as patch:
+        for module, name in (
+            (models, "parameters"),
+            (experiment, "rows_fingerprint"),
+            (certificate, "rows_fingerprint"),
+        ):
+            patch.setattr(module, name, counted(getattr(module, name)))
+        assert len({job.entry for job in plan({**config, "models": rows}, output=output).jobs}) == n_entries
+    return calls
 
 
 def test_plan_says_what_the_statistics_of_many_speakers_take(tiny_corpus, tmp_path, monkeypatch):

@@ -180,7 +180,7 @@ class ModelConfig(_Closed):
                 faults.append((("params", name), str(error)))
         if not faults:
             try:
-                models.check_parameters(spec, self.params)
+                models.check_family(spec, self.params)
             except ConfigError as error:
                 key = "network" if isinstance(error, UnknownNameError) else "options"
                 faults.append((("params", key) if key in self.params else ("params",), str(error)))

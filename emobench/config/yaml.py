@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -256,24 +256,30 @@ def _shown(value: Any) -> str:
 
 def _drop_duplicates(config: RunConfig, source: str, line_of: LineOf) -> tuple[RunConfig, tuple[str, ...]]:
     """Drop entries that repeat another one's model and parameters; refuse one id for two different entries."""
-    kept: list[ModelConfig] = []
+    alike: dict[Any, ModelConfig] = {}
+    by_entry: dict[str, ModelConfig] = {}
     remarks, faults = [], []
     for index, model in enumerate(config.models):
-        settings = _settings(model)
-        same = next((k for k in kept if k.name == model.name and _settings(k) == settings), None)
-        clash = next((k for k in kept if k.entry == model.entry), None)
+        content = _content(models.settings(models.get_model(model.name), model.params))
+        same = alike.get((model.name, content))
+        if same is None and model.entry not in by_entry:
+            alike[model.name, content] = by_entry[model.entry] = model
+            continue
         where = _where(("models", index), source, line_of)
         if same is not None:
             remarks.append(f"{where}: {model.entry!r} has the model and parameters of {same.entry!r} and is left out")
-        elif clash is not None:
+        else:
             fault = f"two entries are called {model.entry!r}, with different parameters. Give one an `id:` of its own."
             faults.append((line_of(("models", index)), f"{where}: {fault}"))
-        else:
-            kept.append(model)
     if faults:
         raise _config_error(faults)
-    return config.model_copy(update={"models": kept}), tuple(remarks)
+    return config.model_copy(update={"models": list(by_entry.values())}), tuple(remarks)
 
 
-def _settings(model: ModelConfig) -> Mapping[str, Any]:
-    return models.settings(models.get_model(model.name), model.params)
+def _content(value: Any) -> Hashable:
+    """Return what is equal, and has one hash, for equal values of a config."""
+    if isinstance(value, Mapping):
+        return "mapping", frozenset((name, _content(member)) for name, member in value.items())
+    if isinstance(value, list | tuple):
+        return type(value).__name__, tuple(map(_content, value))
+    return value if isinstance(value, Hashable) else repr(value)

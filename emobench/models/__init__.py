@@ -316,6 +316,11 @@ def check_parameters(spec: ModelSpec, params: Mapping[str, Any]) -> None:
     """
     for name, value in params.items():
         check_parameter(spec, name, value)
+    check_family(spec, params)
+
+
+def check_family(spec: ModelSpec, params: Mapping[str, Any]) -> None:
+    """Refuse parameters, each of which is fine, that do not go together in a family: `ConfigError`."""
     if spec.family:
         resolve(spec.family).check(settings(spec, params))
 

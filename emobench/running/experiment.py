@@ -46,8 +46,9 @@ class Entry:
     def is_tuned(self) -> bool:
         return self.n_trials > 0
 
-    def identity(self) -> dict[str, Any]:
-        """Return what an entry's results depend on, for job keys: never its name."""
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """What an entry's results depend on, for job keys: never its name."""
         row = models.get_model(self.model.name)
         space = models.describe_space(models.search_space(row, self.model.params))
         tuning = {"n_trials": self.n_trials, "inner_splits": self.inner_splits, "version": models.TUNING_VERSION}
@@ -64,7 +65,7 @@ class Entry:
 
     def describe(self) -> dict[str, Any]:
         """Return the entry as ``run.json`` has it."""
-        return {**self.identity(), "tuned": self.is_tuned}
+        return {**self.identity, "tuned": self.is_tuned}
 
 
 def list_entries(config: RunConfig) -> list[Entry]:
@@ -128,25 +129,36 @@ class Experiment:
     def jobs(self) -> list[Job]:
         """Return every job, in the order of the leaderboard's tables."""
         return [
-            self._job(dataset, features, entry, protocol, repeat, fold)
+            self._job(dataset, features, entry, protocol, repeat, fold, proof)
             for dataset in self.datasets
             for features in self.config.features
             for protocol in self.config.protocols
-            for entry in list_entries(self.config)
-            if entry.can_see(features)
+            for entry in self._seeing(features)
             for repeat in range(self.config.repeats)
-            for fold in self.folds[dataset.name, protocol.label]
+            for fold, proof in zip(
+                self.folds[dataset.name, protocol.label],
+                self.certificate(dataset.name, protocol.label)["folds"],
+                strict=True,
+            )
         ]
 
     def fits(self) -> list[Job]:
         """Return the fit of every entry on everything, which becomes its bundle."""
         return [
-            self._job(dataset, features, entry, None, 0, Fold(0, -1, np.arange(len(dataset.utterances)), np.arange(0)))
+            self._job(dataset, features, entry, None, 0, fold, proof)
             for dataset in self.datasets
+            for fold, proof in [_whole(dataset)]
             for features in self.config.features
-            for entry in list_entries(self.config)
-            if entry.can_see(features)
+            for entry in self._seeing(features)
         ]
+
+    def _seeing(self, features: str) -> list[Entry]:
+        """Return the entries whose model takes features of this kind."""
+        return [entry for entry in self._entries if entry.can_see(features)]
+
+    @cached_property
+    def _entries(self) -> list[Entry]:
+        return list_entries(self.config)
 
     def _job(
         self,
@@ -156,14 +168,16 @@ class Experiment:
         protocol: ProtocolConfig | None,
         repeat: int,
         fold: Fold,
+        proof: Mapping[str, Any],
     ) -> Job:
+        """Return a job on a fold whose parts have the fingerprints ``train`` and ``test`` of its proof."""
         model = entry.model
         identity = {
-            **entry.identity(),
+            **entry.identity,
             "corpus": dataset.fingerprint,
             "features": get_features(features).specification(),
-            "train": rows_fingerprint(dataset.labels.ids, fold.train),
-            "test": rows_fingerprint(dataset.labels.ids, fold.test),
+            "train": proof["train"],
+            "test": proof["test"],
             "repeat": repeat,
             "seed": self.config.seed,
         }
@@ -260,6 +274,13 @@ def prepare(
     return Experiment(
         config, tuple(datasets), tables, folds, tuple(certificates), duplicates, tuple(dict.fromkeys(remarks))
     )
+
+
+def _whole(dataset: Dataset) -> tuple[Fold, dict[str, str]]:
+    """Return the fold that trains on everything and tests nothing, with the fingerprints of its parts."""
+    fold = Fold(0, -1, np.arange(len(dataset.utterances)), np.arange(0))
+    ids = dataset.labels.ids
+    return fold, {"train": rows_fingerprint(ids, fold.train), "test": rows_fingerprint(ids, fold.test)}
 
 
 def _unseen(config: RunConfig) -> list[str]:

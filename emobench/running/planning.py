@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -148,10 +149,11 @@ def estimate(
             shortest_fit_s = min(shortest_fit_s, result.fit_s)
             for group in ((job.corpus, job.features, job.entry), (job.model,)):
                 ratios[group].append(seconds / experiment.cost_s(job))
-    timed = [ratios.get((job.corpus, job.features, job.entry)) or ratios.get((job.model,)) for job in todo]
-    calibration = [_calibrate()] if not all(timed) else []
+    typical = {group: median(values) for group, values in ratios.items()}
+    timed = [typical.get((job.corpus, job.features, job.entry)) or typical.get((job.model,)) for job in todo]
+    calibration = _calibrate() if not all(timed) else 0.0
     costs = [
-        max(experiment.cost_s(job) * float(np.median(known or calibration)), count_fits(job) * shortest_fit_s)
+        max(experiment.cost_s(job) * (known or calibration), count_fits(job) * shortest_fit_s)
         for job, known in zip(todo, timed, strict=True)
     ]
     return max(sum(costs) / n_workers, max(costs, default=0.0))
