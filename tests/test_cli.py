@@ -16,7 +16,7 @@ from filelock import FileLock
 import emobench as emobench_package
 from emobench import __version__
 from emobench.cli.commands import registries
-from emobench.cli.console import print_table
+from emobench.cli.console import MAX_LINES, print_table
 from emobench.cli.main import main
 from emobench.corpora.synthetic.design import plan
 
@@ -176,6 +176,29 @@ def test_table_into_a_file_has_every_column(capsys, monkeypatch):
     out = printed(capsys, title="one " * 30)
     assert "left out" not in out
     assert all(text in out for text in (*HEADINGS, *ROW))
+
+
+def test_long_table_is_cut_on_a_terminal_and_says_so(capsys, monkeypatch):
+    rows = [[f"e{number}", "0.5"] for number in range(1500)]
+    for columns, n_shown in (("80", MAX_LINES), (None, 1500)):
+        monkeypatch.setenv("COLUMNS", columns) if columns else monkeypatch.delenv("COLUMNS", raising=False)
+        print_table(["entry", "UAR"], rows, first=("entry", "UAR"), names=("entry",), whole="See leaderboard.csv.")
+        out = capsys.readouterr().out
+        assert out.count("0.5") == n_shown
+        assert ("Rows left out: 1,460 of 1,500. See leaderboard.csv." in out) == (n_shown < 1500)
+
+
+def test_plan_of_many_entries_is_cut_on_a_terminal_and_says_so(emobench, tmp_path, tiny_corpus, isolated, monkeypatch):
+    models = [{"name": "svm", "id": f"e{number}", "params": {"C": number + 1}} for number in range(100)]
+    corpora = [{"name": "manifest", "path": str(tiny_corpus / "manifest.csv")}]
+    path = tmp_path / "many.yaml"
+    path.write_text(json.dumps({"corpora": corpora, "models": models, "protocols": ["loso"]}))
+    monkeypatch.setenv("COLUMNS", "80")
+    code, out, err = emobench("plan", path, "--output", tmp_path / "results")
+    assert (code, out.count(" × ")) == (0, MAX_LINES), err
+    assert "and 160 more lines; use -v for every job" in out
+    monkeypatch.delenv("COLUMNS")
+    assert emobench("plan", path, "--output", tmp_path / "results")[1].count(" × ") == 200
 
 
 def test_table_breaks_a_name_that_is_longer_than_the_terminal(capsys, monkeypatch):

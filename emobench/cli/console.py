@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 # What a terminal shows of a leaderboard, the most important column first.
 LEADERBOARD = ("entry", "UAR", "95 % interval", "rank", "failed", "group", "worst speaker", "p50 (ms)", "macro F1")
 N_KEPT = 4  # columns of a table that never give way
+MAX_LINES = 40  # of a table or a list; the rest is counted
 
 _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
@@ -114,8 +116,11 @@ def print_plan(plan: Plan, *, verbose: bool = False, quiet: bool = False) -> Non
         groups = Counter(
             (job.entry, job.corpus, job.features, job.protocol or "everything, for the bundle") for job in plan.jobs
         )
-        for group, count in groups.items():
+        n_shown = _most_lines(len(groups))
+        for group, count in islice(groups.items(), n_shown):
             print(printable(f"  {count:4d} × {' · '.join(group)}"))
+        if n_shown < len(groups):
+            print(f"  and {len(groups) - n_shown:,} more lines; use -v for every job")
     for remark in () if quiet else plan.remarks:
         warn(remark)
 
@@ -130,7 +135,9 @@ def print_table(
     styles: Sequence[str | None] = (),
     whole: str = "",
 ) -> None:
-    """Print a table on stdout; columns that do not fit into the terminal are left out and named below.
+    """Print a table on stdout; what does not fit into the terminal is left out and named below.
+
+    Of rows, the first `MAX_LINES` are shown; of columns, those that fit into its width. A file gets everything.
 
     Parameters
     ----------
@@ -142,13 +149,13 @@ def print_table(
     styles : sequence of str, optional
         Of each row.
     whole : str, optional
-        A sentence that says where the other columns are.
+        A sentence that says where the rest is.
     """
     from rich import box
     from rich.measure import Measurement
     from rich.table import Table
 
-    console = _console()
+    console, n_shown = _console(), _most_lines(len(rows))
     wanted = [*(heading for heading in first if heading in headings), *(h for h in headings if h not in first)]
 
     def build(columns: Sequence[str]) -> Table:
@@ -165,7 +172,7 @@ def print_table(
             table.add_column(
                 headings[number], justify="left" if is_name else "right", no_wrap=not is_name, overflow="fold"
             )
-        for row, style in zip(rows, styles or [None] * len(rows), strict=True):
+        for row, style in islice(zip(rows, styles or [None] * len(rows), strict=True), n_shown):
             table.add_row(*(printable(row[number]) for number in shown), style=style)
         return table
 
@@ -177,6 +184,8 @@ def print_table(
             break
         chosen.append(heading)
     console.print(build(chosen))
+    if n_shown < len(rows):
+        console.print(f"Rows left out: {len(rows) - n_shown:,} of {len(rows):,}. {whole}".rstrip())
     if left_out := [heading for heading in headings if heading not in chosen]:
         console.print(f"Columns left out: {', '.join(left_out)}. {whole}".rstrip())
 
@@ -184,8 +193,16 @@ def print_table(
 def _console() -> Console:
     from rich.console import Console
 
-    is_limited = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(markup=False, highlight=False, width=None if is_limited else 1000)
+    return Console(markup=False, highlight=False, width=None if _is_terminal() else 1000)
+
+
+def _is_terminal() -> bool:
+    return sys.stdout.isatty() or "COLUMNS" in os.environ
+
+
+def _most_lines(n_lines: int) -> int:
+    """Return how many of some lines to print: a screen or two of them on a terminal, all of them into a file."""
+    return min(n_lines, MAX_LINES) if _is_terminal() else n_lines
 
 
 def _needs(plan: Plan) -> str:
