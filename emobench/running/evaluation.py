@@ -128,7 +128,7 @@ class FoldResult:
 
     def to_json(self) -> str:
         """Return the result as JSON with the hash of its content."""
-        content = json.dumps(asdict(self), sort_keys=True)
+        content = json.dumps(vars(self), sort_keys=True)
         return json.dumps({"sha256": hashlib.sha256(content.encode()).hexdigest(), "result": content})
 
     @classmethod

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from emobench import models
 from emobench.config.schema import RunConfig
 from emobench.config.yaml import load_config
@@ -26,7 +28,7 @@ from emobench.files import hold, require_space, storage_errors, sweep
 from emobench.prediction import latency
 from emobench.registry import Plugins, using, with_plugins
 from emobench.reporter import Reporter, summarise
-from emobench.running import journal, records
+from emobench.running import journal, records, transport
 from emobench.running.evaluation import Fitted, FoldResult, Job, evaluate, fit_everything
 from emobench.running.experiment import Experiment, count_jobs, prepare, run_name, unique
 from emobench.running.planning import (
@@ -320,13 +322,17 @@ def _execute(
     fitted: list[tuple[Job, Fitted]] = []
     if not work:
         return fitted
+    used = {(job.corpus, job.features) for job in work}
+    tables = {key: table for key, table in experiment.tables.items() if key in used}
     limit_s = experiment.config.job_timeout_s
     limit = {} if limit_s is None else {"timeout_s": limit_s}
     total_s, done_s, n_done = sum(map(experiment.cost_s, work)), 0.0, 0
-    with reporter.track("jobs", len(work)) as advance:
+    with transport.Depot(folder) as depot, reporter.track("jobs", len(work)) as advance:
         for worker_bytes, phase in _phases(experiment, work):
-            tasks = [(_with_study(job, folder), experiment.tables[job.corpus, job.features]) for job in phase]
-            for position, outcome in pool(worker_bytes).run(*with_plugins(_perform, tasks), **limit):
+            workers = pool(worker_bytes)
+            offered = {key: depot.offer(table) if workers.sees_files else table for key, table in tables.items()}
+            tasks = [(*_parted(_with_study(job, folder)), offered[job.corpus, job.features]) for job in phase]
+            for position, outcome in workers.run(*with_plugins(_perform, tasks), **limit):
                 job = phase[position]
                 if not len(job.test):
                     fitted.append((job, Fitted(error=str(outcome)) if isinstance(outcome, Crash) else outcome))
@@ -435,8 +441,19 @@ def _study_path(job: Job, folder: Path) -> Path:
     return folder / "studies" / job.tuning.study
 
 
-def _perform(job: Job, table: FeatureTable) -> FoldResult | Fitted:
+def _parted(job: Job) -> tuple[Job, np.ndarray, np.ndarray]:
+    """Return a job without its rows, and these, which it has in common with others: so they can travel once."""
+    return replace(job, train=_NO_ROWS, test=_NO_ROWS), job.train, job.test
+
+
+_NO_ROWS = np.arange(0)
+
+
+def _perform(
+    job: Job, train: np.ndarray, test: np.ndarray, offered: FeatureTable | transport.MappedTable
+) -> FoldResult | Fitted:
     """Do one piece of work in a worker; one that does not see the run's folder keeps its study in memory."""
+    job, table = replace(job, train=train, test=test), transport.fetch(offered)
     if job.tuning and job.tuning.study and not Path(job.tuning.study).parents[1].is_dir():
         job = replace(job, tuning=replace(job.tuning, study=None))
     return evaluate(table, job) if len(job.test) else fit_everything(table, job)
