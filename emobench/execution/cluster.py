@@ -86,8 +86,6 @@ class DaskPool:
         ``tcp://host:port`` of a scheduler, a scheduler file, or ``local:N`` for N processes on this machine.
     """
 
-    sees_files = False
-
     def __init__(self, address: str):
         self.address = address
         self._client: Any = None

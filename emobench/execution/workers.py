@@ -75,8 +75,6 @@ class Pool:
     n_workers : int
     """
 
-    sees_files = True  # that this process writes, in whatever folder
-
     def __init__(self, n_workers: int):
         self.n_workers = n_workers
         self._executor: Any = None

@@ -13,6 +13,7 @@ from emobench.reports.timing import with_noise
 from emobench.results.tables import LEADERBOARD, further_metrics, in_markdown
 from emobench.statistics import description
 from emobench.statistics.counts import count_rows
+from emobench.statistics.differences import describe_pairs
 
 KEYS = ["corpus", "features", "protocol", "entry"]
 LATENCY_KEYS = ["corpus", "features", "entry"]
@@ -217,7 +218,8 @@ def to_markdown(frame: pd.DataFrame, run: Mapping[str, Any]) -> str:
             f"({in_markdown(', '.join(about['classes']))}); chance is {1 / len(about['classes']):.3f}. "
             + honesty(first["waives"])
             + (f" {first['n_excluded']} recordings were excluded." if first["n_excluded"] else "")
-            + " Intervals are over speakers; entries of one group cannot be told apart.",
+            + " Intervals are over speakers; entries of one group cannot be told apart."
+            + (f" In `pairs.csv`, {note}." if (note := describe_pairs(len(part))) else ""),
             "",
             f"| {' | '.join(headings)} |",
             f"|{'|'.join('---' if heading == 'entry' else '---:' for heading in headings)}|",

@@ -18,6 +18,7 @@ import pandas as pd
 from emobench.metrics import NO_PROBABILITIES, RECALL
 from emobench.reports import figures, timing
 from emobench.reports.leaderboard import KEYS, describe_features, figure, table
+from emobench.statistics.differences import describe_pairs
 from emobench.statistics.intervals import BOARD
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 MAX_EXCLUDED = 200
 MAIN = ("rank", "group", "entry", "UAR", "95 % interval", "WAR", "macro F1", "worst speaker", "p50 (ms)", "failed")
 MAX_WORST = 20
+MAX_PAIRS = 780  # as many as there are of 40 entries
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,9 @@ def _board(
         "recalls": _recalls(of_board("intervals"), names, classes),
         "confusions": _confusions(of_board("confusion"), names, classes),
         "slices": _slices(of_board("slices"), names),
-        "pairs": _pairs(of_board("pairs")),
+        "pairs": _pairs(of_board("pairs").head(MAX_PAIRS)),
+        "n_pairs": len(of_board("pairs")),
+        "not_compared": describe_pairs(len(part)),
         **drawn,
     }
 

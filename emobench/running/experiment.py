@@ -28,6 +28,7 @@ from emobench.registry import Row, plain
 from emobench.reporter import Reporter
 from emobench.running.datasets import Dataset, extract, open_dataset, plan_dataset
 from emobench.running.evaluation import Job, TuningPlan, derive_seed
+from emobench.statistics.differences import describe_pairs
 
 PRUNED = 0.8  # share of the inner fits that pruning leaves, roughly
 FRAMES_GAIN = 60  # how much less a number of frames costs than one of a vector: networks pool over time early
@@ -251,7 +252,7 @@ def prepare(
         datasets.append(dataset)
     remarks = [*config.remarks, *(remark for dataset in datasets for remark in dataset.remarks)]
     n_told = len(remarks)
-    remarks += _unseen(config)
+    remarks += _unseen(config) + _uncompared(config)
     for dataset in datasets:  # from names and labels alone, before any audio is read
         for protocol in config.protocols:
             remarks += _make_folds(config, dataset, protocol)[1]
@@ -294,6 +295,13 @@ def _unseen(config: RunConfig) -> list[str]:
     if len(unseen) == len(pairs):
         raise ConfigError(f"No model of this config can see its features. {unseen[0]}. Change `models` or `features`.")
     return unseen
+
+
+def _uncompared(config: RunConfig) -> list[str]:
+    """Return a remark on each feature set that so many entries see that not every two of them are compared."""
+    entries = list_entries(config)
+    counts = {name: sum(entry.can_see(name) for entry in entries) for name in config.features}
+    return [f"{name}: {note}" for name, count in counts.items() if (note := describe_pairs(count))]
 
 
 def run_name(config: RunConfig, datasets: Sequence[Dataset]) -> str:

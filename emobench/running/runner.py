@@ -330,7 +330,9 @@ def _execute(
     with transport.Depot(folder) as depot, reporter.track("jobs", len(work)) as advance:
         for worker_bytes, phase in _phases(experiment, work):
             workers = pool(worker_bytes)
-            offered = {key: depot.offer(table) if workers.sees_files else table for key, table in tables.items()}
+            offered = (
+                {key: depot.offer(table) for key, table in tables.items()} if isinstance(workers, Pool) else tables
+            )
             tasks = [(*_parted(_with_study(job, folder)), offered[job.corpus, job.features]) for job in phase]
             for position, outcome in workers.run(*with_plugins(_perform, tasks), **limit):
                 job = phase[position]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,7 +28,10 @@ from emobench.statistics.intervals import (
 
 if TYPE_CHECKING:
     import pandas as pd
+
 ALPHA = 0.05
+MAX_ALL_PAIRS = 40  # entries of which every two are compared
+MAX_LEADERS = 20  # entries that many others are compared with
 PAIRS = (
     *BOARD,
     "metric",
@@ -189,7 +193,12 @@ def pairs(
     n_permutations: int = N_RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Compare every two entries of one corpus, feature set and protocol; p-values by Holm over all of them.
+    """Compare the entries of one corpus, feature set and protocol, given best first.
+
+    Up to `MAX_ALL_PAIRS` of them, every two are compared, with p-values by Holm over all pairs. Of more, the first is
+    compared with all others, by Holm over these; then the first of those that it is told apart from with the others of
+    them, and so on, `MAX_LEADERS` times at most. That is what `rank_groups` asks for, and the number of pairs grows
+    with that of entries instead of its square.
 
     More permutations are drawn where there are so many pairs that Holm's correction would leave nothing significant.
     The spreads of the entries' scores are computed where they are not `known`.
@@ -207,16 +216,49 @@ def pairs(
     if known is None:
         drawn = resamples(len(counted[0].speakers), n_resamples, seed)
         known = [of_rows[metric] for of_rows in spreads(counted, [row], drawn)]
-    couples = list(itertools.combinations(range(len(names)), 2))
-    enough = max(n_permutations, math.ceil(2 * len(couples) / (1 - confidence)))
-    found = _differences(counted, known, row, couples, confidence, enough, seed)
+
+    def compare(couples: Sequence[tuple[int, int]]) -> pd.DataFrame:
+        enough = max(n_permutations, math.ceil(2 * len(couples) / (1 - confidence)))
+        gaps = _differences(counted, known, row, couples, confidence, enough, seed)
+        return _table(metric, names, counted, couples, gaps)
+
+    if len(names) <= MAX_ALL_PAIRS:
+        return compare(list(itertools.combinations(range(len(names)), 2)))
+    stages, left = [], [place for place in range(len(names)) if not math.isnan(known[place].observed)]
+    while len(left) > 1 and len(stages) < MAX_LEADERS:
+        first, *others = left
+        stages.append(compare([(first, other) for other in others]))
+        left = [other for other, p in zip(others, stages[-1]["p_holm"], strict=True) if p <= 1 - confidence]
+    return pd.concat(stages, ignore_index=True) if stages else compare([])
+
+
+def describe_pairs(n_entries: int) -> str:
+    """Return a sentence on what `pairs` leaves out; nothing where every two entries are compared."""
+    if n_entries <= MAX_ALL_PAIRS:
+        return ""
+    return (
+        f"{n_entries:,} entries are more than {MAX_ALL_PAIRS}, so not every two are compared, but each with the best "
+        f"of its own group and of the groups above, at most {MAX_LEADERS} of them"
+    )
+
+
+def _table(
+    metric: str,
+    names: Sequence[str],
+    entries: Sequence[Counts],
+    couples: Sequence[tuple[int, int]],
+    gaps: Sequence[Difference],
+) -> pd.DataFrame:
+    """Return differences as a table, p-values by Holm over all of them."""
+    import pandas as pd
+
     rows = [
         {
             **{"metric": metric, "entry_a": names[i], "entry_b": names[j]},
             **{"difference": gap.value, "low": gap.low, "high": gap.high, "p_value": gap.p_value},
-            **{"n_speakers": len(counted[i].speakers), "n_utterances": counted[i].n_utterances, "reason": gap.reason},
+            **{"n_speakers": len(entries[i].speakers), "n_utterances": entries[i].n_utterances, "reason": gap.reason},
         }
-        for (i, j), gap in zip(couples, found, strict=True)
+        for (i, j), gap in zip(couples, gaps, strict=True)
     ]
     frame = pd.DataFrame(rows, columns=[name for name in PAIRS if name not in (*BOARD, "p_holm")])
     frame.insert(frame.columns.get_loc("p_value") + 1, "p_holm", holm(frame["p_value"].to_numpy(dtype=float)))
@@ -233,7 +275,7 @@ def _swap_tests(
 ) -> list[float]:
     """Return for each couple the p-value of swapping two entries' predictions speaker by speaker.
 
-    All couples share the swaps, so what each entry gives away in them is added up once.
+    All couples share the swaps, so what an entry gives away in them is added up once where several couples ask for it.
     """
     p_values, tested = np.full(len(couples), np.nan), np.flatnonzero(~np.isnan(observed)).tolist()
     if row.of == "predictions" or not tested:
@@ -242,12 +284,14 @@ def _swap_tests(
     is_exact = 2 ** (n - 1) <= n_permutations
     pools = {i: pooling(sums_of(entries[i], row)) for i in {i for place in tested for i in couples[place]}}
     whole = {i: pool(np.ones((1, n))) for i, pool in pools.items()}
+    uses = Counter(i for place in tested for i in couples[place])
     n_extreme, n_swaps = np.zeros(len(couples), int), 0
     for swaps in _swaps(n, n_permutations, is_exact, seed):
-        given = {i: pool(swaps) for i, pool in pools.items()}
+        given = {i: pool(swaps) for i, pool in pools.items() if uses[i] > 1}
         for place in tested:
             i, j = couples[place]
-            mixed = whole[i] - given[i] + given[j]
+            mixed = whole[i] - (given[i] if i in given else pools[i](swaps))
+            mixed += given[j] if j in given else pools[j](swaps)
             rest = whole[i] + whole[j] - mixed
             gaps = (score_sums(row, mixed) - score_sums(row, rest)).mean(axis=-1)
             n_extreme[place] += (np.round(np.abs(gaps), PLACES) >= abs(observed[place])).sum()
