@@ -1,5 +1,6 @@
 """A whole run on a tiny corpus: what it writes, how it continues, what it refuses."""
 
+import contextlib
 import csv
 import json
 import shutil
@@ -24,11 +25,12 @@ from emobench.reporter import Reporter
 from emobench.reports import derivation
 from emobench.results.run import read_run
 from emobench.results.tables import LEADERBOARD
-from emobench.running import experiment
+from emobench.running import experiment, planning, transport
 from emobench.running.evaluation import FoldResult
 from emobench.running.experiment import prepare
 from emobench.running.planning import plan
-from emobench.running.runner import run
+from emobench.running.runner import extract, run
+from emobench.running.transport import Depot
 from emobench.statistics import description
 
 TIMING = ["fit_s"]
@@ -534,6 +536,63 @@ def test_plan_says_what_the_statistics_of_many_speakers_take(tiny_corpus, tmp_pa
     monkeypatch.setattr(description, "cost", lambda *_, **__: (21.0, 1.5e9))
     [remark] = [remark for remark in plan(config, output=tmp_path).remarks if "statistics" in remark]
     assert remark.endswith("statistics of 4 speakers take about 42 s and 1.5 GB")
+
+
+def test_plan_says_what_large_tables_of_features_take(tiny_corpus, tmp_path, monkeypatch):
+    """N39."""
+    config = config_of(tiny_corpus)
+    before = plan(config, output=tmp_path)
+    assert not [remark for remark in before.remarks if "twice that in memory" in remark]
+    n_bytes = 4 * 40 * len(load_rows(tiny_corpus))
+    monkeypatch.setattr(planning, "_LARGE_TABLE_BYTES", n_bytes)
+    monkeypatch.setattr(transport, "SMALL_BYTES", n_bytes - 1)
+    found = plan(config, output=tmp_path)
+    assert [r.partition(": ")[0] for r in found.remarks if "twice that in memory" in r] == ["manifest · mfcc40"]
+    assert found.disk_bytes - before.disk_bytes == n_bytes
+
+
+def load_rows(corpus):
+    return list(csv.DictReader((corpus / "manifest.csv").read_text().splitlines()))
+
+
+def test_large_tables_reach_workers_in_files_that_are_gone_afterwards(tiny_corpus, tmp_path, monkeypatch):
+    plain = run(config_of(tiny_corpus), output=tmp_path / "plain")
+    monkeypatch.setattr(transport, "SMALL_BYTES", 0)
+    seen = []
+    give = Depot.offer
+
+    def offer(self, table):
+        offered = give(self, table)
+        seen.extend(path.name for path in self.folder.glob(".table-*"))
+        return offered
+
+    monkeypatch.setattr(Depot, "offer", offer)
+    mapped = run(config_of(tiny_corpus), output=tmp_path / "mapped")
+    assert len(seen) == 2
+    assert not [path for path in mapped.folder.rglob("*") if path.name in seen]
+    assert untimed(mapped.folder) == untimed(plain.folder)
+
+
+def test_progress_of_features_counts_what_the_store_has(tiny_corpus, tmp_path):
+    folder, told = shutil.copytree(tiny_corpus, tmp_path / "corpus"), []
+    manifest = folder / "manifest.csv"
+    whole = manifest.read_text()
+    rows = load_rows(folder)
+
+    class Listener(Reporter):
+        @contextlib.contextmanager
+        def track(self, title, total):
+            yield lambda n_done, *_, **__: told.append((n_done, total))
+
+    left_out = [row["path"] for row in rows if row["speaker"] == rows[0]["speaker"]]
+    n_some = len(rows) - len(left_out)
+    manifest.write_text("".join(line for line in whole.splitlines(True) if line.split(",")[0] not in left_out))
+    extract(config_of(folder), n_jobs=1, reporter=Listener())
+    assert (told[0], told[-1]) == ((0, n_some), (n_some, n_some))
+    told.clear()
+    manifest.write_text(whole)
+    extract(config_of(folder), n_jobs=1, reporter=Listener())
+    assert (told[0], told[-1]) == ((n_some, len(rows)), (len(rows), len(rows)))
 
 
 def test_plan_of_a_corpus_that_is_not_here_says_what_stands_in(tmp_path):

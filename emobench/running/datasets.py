@@ -32,6 +32,8 @@ from emobench.results.tables import EXCLUDED, write_csv
 if TYPE_CHECKING:
     from sklearn.preprocessing import LabelEncoder
 
+_FILES_A_TASK = 64  # that a thread hashes, as a future takes longer than a small file
+
 
 @dataclass(frozen=True)
 class Dataset:
@@ -338,8 +340,9 @@ def hash_clips(paths: Sequence[Path]) -> tuple[list[str | None], list[AudioError
         except AudioError as error:
             return error
 
+    batches = [paths[start : start + _FILES_A_TASK] for start in range(0, len(paths), _FILES_A_TASK)]
     with ThreadPoolExecutor(max_workers=min(8, (os.cpu_count() or 1) + 2)) as threads:
-        outcomes = list(threads.map(attempt, paths))
+        outcomes = [outcome for batch in threads.map(lambda b: list(map(attempt, b)), batches) for outcome in batch]
     return (
         [outcome if isinstance(outcome, str) else None for outcome in outcomes],
         [outcome for outcome in outcomes if isinstance(outcome, AudioError)],
@@ -383,9 +386,8 @@ def extract(
     for dataset in datasets:
         clips = [(clip, dataset.path(u)) for clip, u in zip(dataset.clips, dataset.utterances, strict=True)]
         with reporter.track(f"features of {dataset.name}", len(clips)) as advance:
-            parts = store.extract(
-                specs, clips, policy=config.audio.policy, pool=pool, on_progress=_without_total(advance)
-            )
+            on_progress = _counting_all(len(clips), advance)
+            parts = store.extract(specs, clips, policy=config.audio.policy, pool=pool, on_progress=on_progress)
         found.append(parts)
         faults[dataset.name] = _all_faults(dataset, parts, clips)
         for repair in dict.fromkeys(repair for part in parts for repair in part.repairs):
@@ -406,8 +408,9 @@ def extract(
     return kept, tables, remarks
 
 
-def _without_total(advance: Callable[..., None]) -> Callable[[int, int], None]:
-    return lambda n_done, _: advance(n_done)
+def _counting_all(n_clips: int, advance: Callable[..., None]) -> Callable[[int, int], None]:
+    """Return what a store tells its progress to, for a bar that clips found in the store count for as well."""
+    return lambda n_done, n_missing: advance(n_clips - n_missing + n_done)
 
 
 def _all_faults(dataset: Dataset, parts: Sequence[Extraction], clips: Sequence[tuple[str, Path]]) -> list[AudioError]:

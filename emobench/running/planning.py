@@ -25,7 +25,7 @@ from emobench.files import require_space
 from emobench.prediction import latency
 from emobench.registry import Plugins, using
 from emobench.reporter import Reporter
-from emobench.running import journal, records
+from emobench.running import journal, records, transport
 from emobench.running.evaluation import FoldResult, Job
 from emobench.running.experiment import Experiment, count_fits, list_entries, prepare, unique
 from emobench.statistics import description
@@ -42,6 +42,7 @@ _PREDICTION_BYTES = 200  # in the finished job and in two tables
 _STUDY_BYTES = 120_000
 _BUNDLE_BYTES = 500_000
 _LONG_STATISTICS_S = 10
+_LARGE_TABLE_BYTES = 500_000_000
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _plan(config: RunConfig, output: Path, n_jobs: int, only: Sequence[str]) -> 
     preparation_s = n_to_extract * _EXTRACTION_S + n_to_make * _SYNTHESIS_S
     estimate_s = preparation_s / n_workers + estimate(experiment, jobs, results_before, todo, n_workers=n_workers)
     needs = {
-        output: result_bytes(todo),
+        output: result_bytes(todo) + mapped_bytes(experiment),
         store.root: n_to_extract * _vector_bytes(experiment),
         **({cache_folder(): n_to_make * _SYNTHETIC_BYTES} if n_to_make else {}),
     }
@@ -121,7 +122,11 @@ def _plan(config: RunConfig, output: Path, n_jobs: int, only: Sequence[str]) -> 
         finished=frozenset(finished),
         n_to_extract=n_to_extract,
         estimate_s=_START_S + estimate_s if estimate_s else 0.0,
-        remarks=tuple(dict.fromkeys([*experiment.remarks, *require_space(needs), *_statistics(experiment, jobs)])),
+        remarks=tuple(
+            dict.fromkeys(
+                [*experiment.remarks, *require_space(needs), *_large_tables(experiment), *_statistics(experiment, jobs)]
+            )
+        ),
         n_workers=n_workers,
         disk_bytes=sum(needs.values()),
     )
@@ -193,6 +198,29 @@ def _statistics(experiment: Experiment, jobs: Sequence[Job]) -> Iterator[str]:
                 f"{dataset.name}: after the last job, statistics of {dataset.n_speakers} speakers take about "
                 f"{seconds:.0f} s and {max(cost[1] for cost in costs) / 1e9:.1f} GB"
             )
+
+
+def _large_tables(experiment: Experiment) -> Iterator[str]:
+    """Yield a line for each table of features that takes much memory, here and in workers."""
+    for (corpus, features), n_bytes in _table_bytes(experiment).items():
+        if n_bytes >= _LARGE_TABLE_BYTES:
+            yield (
+                f"{corpus} · {features}: the features take {n_bytes / 1e9:.1f} GB of disk, twice that in memory while "
+                "they are loaded, and in each worker at least what its job trains on"
+            )
+
+
+def _table_bytes(experiment: Experiment) -> dict[tuple[str, str], int]:
+    return {
+        (dataset.name, name): 4 * get_features(name).n_features * len(dataset.utterances)
+        for dataset in experiment.datasets
+        for name in experiment.config.features
+    }
+
+
+def mapped_bytes(experiment: Experiment) -> int:
+    """Return what the files that workers map into memory take while jobs run."""
+    return sum(n_bytes for n_bytes in _table_bytes(experiment).values() if n_bytes > transport.SMALL_BYTES)
 
 
 def _vector_bytes(experiment: Experiment) -> int:

@@ -36,6 +36,7 @@ from emobench.running.planning import (
     check_only,
     check_output,
     check_packages,
+    mapped_bytes,
     result_bytes,
 )
 
@@ -202,7 +203,7 @@ def _run(
         fits = [job for job in every_fit if job.key in afresh or not records.has_bundle(folder, experiment, job)]
         work, n_reused = [*todo, *fits], len(finished) + len(every_fit) - len(fits)
         reporter.say(f"{count_jobs(work)} to run, {n_reused} finished before, in {folder}")
-        for remark in require_space({output: result_bytes(work)}):
+        for remark in require_space({output: result_bytes(work) + mapped_bytes(experiment) * bool(work)}):
             reporter.warn(remark)
         fitted = _execute(experiment, folder, work, finished, pool, reporter)
         latency.restore(folder)
