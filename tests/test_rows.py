@@ -1,16 +1,12 @@
 """Rows of frames lie in one file that processes share, and a recording of several rows gets one answer."""
 
-import os
-import pickle
 import tempfile
-from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from emobench.execution.workers import Pool
 from emobench.features import FeatureTable, get_features
 from emobench.features.rows import RowFile, pool_answers
 
@@ -58,27 +54,6 @@ def test_row_file_that_is_never_mapped_is_removed(folder):
     rows.append(make_parts()[0])
     del rows
     assert list(folder.iterdir()) == []
-
-
-def where_it_lies(array):
-    """Return the file that an array is mapped from in a worker, and its sum."""
-    return str(getattr(array, "filename", "")), float(array.sum()), os.getpid()
-
-
-def test_worker_maps_the_file_itself_and_is_sent_a_part_as_it_is(folder):
-    _, found = fill(*make_parts())
-    with Pool(1) as pool:
-        answers = dict(pool.run(where_it_lies, [(found,), (found[2:5],)]))
-    (whole, whole_sum, process), (part, part_sum, _) = answers[0], answers[1]
-    assert process != os.getpid()
-    assert (Path(whole), part) == (Path(found.filename), "")
-    assert (whole_sum, part_sum) == (float(found.sum()), float(found[2:5].sum()))
-
-
-def test_rows_are_sent_whole_to_other_machines(folder):
-    _, found = fill(*make_parts())
-    copy = pickle.loads(pickle.dumps(found))
-    np.testing.assert_array_equal(copy, found)
 
 
 def table_of(spans):

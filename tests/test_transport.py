@@ -1,7 +1,8 @@
 """Large tables reach workers through one file, small ones with the job, and nothing stays behind."""
 
 import pickle
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from emobench.errors import StorageError
 from emobench.execution.workers import Pool
 from emobench.features import FeatureTable, get_features
+from emobench.features.rows import RowFile
 from emobench.running.transport import SMALL_BYTES, Depot, fetch
 
 
@@ -46,6 +48,19 @@ def test_workers_map_a_large_table_and_read_it_once(large, tmp_path):
         assert len(list(tmp_path.iterdir())) == 2
     assert answers == [("memmap", False, large.X[7].tolist(), "u7", True)] * 6
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_are_in_a_file_already_are_not_written_again(large, tmp_path):
+    rows = RowFile(large.X.shape[1])
+    rows.append(large.X)
+    table = replace(large, X=rows.map())
+    with Depot(tmp_path) as depot:
+        offered = depot.offer(table)
+        assert [path.name for path in tmp_path.iterdir()] == [Path(offered.columns).name]
+        np.testing.assert_array_equal(fetch(offered).X, large.X)
+        part = fetch(depot.offer(replace(table, X=table.X[1:])))
+        np.testing.assert_array_equal(part.X, large.X[1:])
+    assert Path(offered.rows).exists()
 
 
 def test_what_a_job_carries_does_not_grow_with_the_table(tmp_path):

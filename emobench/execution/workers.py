@@ -222,15 +222,10 @@ class Pool:
         if self._executor is None:
             from joblib.externals.loky import ProcessPoolExecutor
             from joblib.externals.loky.backend.context import get_context
-            from numpy import memmap
 
             self._news = get_context("loky").Pipe(duplex=False)
             self._executor = ProcessPoolExecutor(
-                max_workers=self.n_workers,
-                env=ONE_THREAD,
-                initializer=_begin,
-                initargs=(os.getpid(), self._news[1]),
-                job_reducers={memmap: _by_name},
+                max_workers=self.n_workers, env=ONE_THREAD, initializer=_begin, initargs=(os.getpid(), self._news[1])
             )
         return self._executor
 
@@ -266,17 +261,6 @@ def _is_lost(future: Future) -> bool:
     from joblib.externals.loky.process_executor import BrokenProcessPool, ShutdownExecutorError
 
     return not future.done() or isinstance(future.exception(), BrokenProcessPool | ShutdownExecutorError)
-
-
-def _by_name(array: Any) -> tuple[Any, ...]:
-    """Pickle a file that is mapped into memory by its name, for a worker to map it too."""
-    import mmap
-
-    import numpy as np
-
-    if isinstance(array.base, mmap.mmap):  # all of it; of a part NumPy does not tell the offset
-        return np.memmap, (array.filename, array.dtype, "r", array.offset, array.shape)
-    return np.asarray(array).__reduce__()
 
 
 # --- in a worker ----------------------------------------------------------------------------------------------------

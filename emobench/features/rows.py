@@ -39,7 +39,7 @@ class RowFile:
         """Write float32 rows of shape (n, n_features) behind those that are there; return the number of the first."""
         first = self.n_rows
         with storage_errors(self._path):
-            self._file.write(np.ascontiguousarray(X, dtype=np.float32))
+            self._file.write(np.ascontiguousarray(X, dtype=np.float32).data)
         self.n_rows += len(X)
         return first
 

@@ -408,15 +408,15 @@ class _Part:
             return None
         found, self.pending = sorted(self.pending, key=lambda item: item[0]), []
         vectors = [np.atleast_2d(vector) for _, _, vector, _ in found]
-        columns = (
+        columns = [
             to_hashes([clip for clip, *_ in found]),
             to_hashes([extracted.audio for _, extracted, *_ in found]),
             np.array([extracted.duration_s for _, extracted, *_ in found], float),
             np.array([extracted.is_silent for _, extracted, *_ in found], bool),
             np.array([remark for *_, remark in found], object),
-        )
+        ]
         n_rows = [len(vector) for vector in vectors]
-        return Shard(*(np.repeat(column, n_rows) for column in columns), X=np.concatenate(vectors))
+        return Shard(*[*(np.repeat(column, n_rows) for column in columns), np.concatenate(vectors)])
 
 
 def _is_accepted(shard: Shard, policy: AudioPolicy) -> np.ndarray:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -26,9 +26,23 @@ SMALL_BYTES = 2**20  # of numbers that go with each job, which takes a milliseco
 
 @dataclass(frozen=True)
 class MappedTable:
-    """A feature table of which the columns as long as itself are in files: X as ``.npy``, the others as JSON."""
+    """A feature table of which the columns as long as itself are in files.
 
-    paths: tuple[str, str]
+    Attributes
+    ----------
+    rows : str
+        Path of the file that holds X as float32 numbers, one row after the other.
+    shape : tuple of int
+        Of X.
+    columns : str
+        Path of the file with the other columns, as JSON.
+    rest : FeatureTable
+        Everything else.
+    """
+
+    rows: str
+    shape: tuple[int, ...]
+    columns: str
     rest: FeatureTable
 
 
@@ -44,12 +58,13 @@ class Depot:
     def __init__(self, folder: Path):
         self.folder = folder
         self._mapped: dict[int, MappedTable] = {}
+        self._written: list[str] = []
 
     def __enter__(self) -> Depot:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for path in (path for mapped in self._mapped.values() for path in mapped.paths):
+        for path in self._written:
             with contextlib.suppress(OSError):  # Windows keeps a file that a worker has open; the next run removes it
                 os.unlink(path)
 
@@ -64,32 +79,48 @@ class Depot:
         if table.X.nbytes <= SMALL_BYTES:
             return table
         if id(table) not in self._mapped:
-            self._mapped[id(table)] = MappedTable(self._write(table), replace(table, **_EMPTY))
+            self._mapped[id(table)] = self._map(table)
         return self._mapped[id(table)]
 
-    def _write(self, table: FeatureTable) -> tuple[str, str]:
-        columns = {"y": table.y.tolist(), "ids": table.ids, "speakers": table.speakers, "sexes": table.sexes}
-        with storage_errors(self.folder):
-            with self._file() as file:
-                np.save(file, table.X)
-            with self._file() as names:
-                names.write(json.dumps(columns).encode())
-        return file.name, names.name
+    def _map(self, table: FeatureTable) -> MappedTable:
+        columns = {"y": table.y.tolist(), **{name: getattr(table, name) for name in _TEXTS}}
+        rows = _file_of(table.X) or self._write(np.ascontiguousarray(table.X, np.float32).data)
+        return MappedTable(rows, table.X.shape, self._write(json.dumps(columns).encode()), replace(table, **_EMPTY))
 
-    def _file(self) -> Any:
-        return tempfile.NamedTemporaryFile(prefix=".table-", suffix=PART, dir=self.folder, delete=False)
+    def _write(self, content: bytes | memoryview) -> str:
+        with (
+            storage_errors(self.folder),
+            tempfile.NamedTemporaryFile(prefix=".table-", suffix=PART, dir=self.folder, delete=False) as file,
+        ):
+            self._written.append(file.name)
+            file.write(content)
+        return file.name
 
 
-_EMPTY = {"X": np.empty((0, 0), np.float32), "y": np.empty(0, int), "ids": (), "speakers": (), "sexes": ()}
+def _file_of(X: np.ndarray) -> str:
+    """Return the path of the file that an array is the whole of, as frames of the store are; else nothing."""
+    if isinstance(X, np.memmap) and isinstance(X.base, mmap.mmap) and X.offset == 0:
+        return str(X.filename)
+    return ""
+
+
+_TEXTS = ("ids", "speakers", "sexes")
+_EMPTY: dict[str, Any] = {"X": np.empty((0, 0), np.float32), "y": np.empty(0, int), **dict.fromkeys(_TEXTS, ())}
 
 
 def fetch(offered: FeatureTable | MappedTable) -> FeatureTable:
     """Return the table that a task was given; X of one in a file is read only, and read where it is used."""
-    return replace(offered.rest, **_load(*offered.paths)) if isinstance(offered, MappedTable) else offered
+    if isinstance(offered, FeatureTable):
+        return offered
+    return replace(offered.rest, X=_rows(offered.rows, offered.shape), **_columns(offered.columns))
 
 
 @lru_cache(maxsize=4)
-def _load(path: str, names: str) -> Mapping[str, Any]:
-    columns = json.loads(Path(names).read_bytes())
-    texts = {name: tuple(columns[name]) for name in ("ids", "speakers", "sexes")}
-    return {"X": np.load(path, mmap_mode="r"), "y": np.array(columns["y"]), **texts}
+def _rows(path: str, shape: tuple[int, ...]) -> np.ndarray:
+    return np.memmap(path, np.float32, "r", shape=shape)
+
+
+@lru_cache(maxsize=4)
+def _columns(path: str) -> dict[str, Any]:
+    columns = json.loads(Path(path).read_bytes())
+    return {"y": np.array(columns["y"]), **{name: tuple(columns[name]) for name in _TEXTS}}

@@ -224,7 +224,8 @@ def pairs(
 
     if len(names) <= MAX_ALL_PAIRS:
         return compare(list(itertools.combinations(range(len(names)), 2)))
-    stages, left = [], [place for place in range(len(names)) if not math.isnan(known[place].observed)]
+    stages: list[pd.DataFrame] = []
+    left = [place for place in range(len(names)) if not math.isnan(known[place].observed)]
     while len(left) > 1 and len(stages) < MAX_LEADERS:
         first, *others = left
         stages.append(compare([(first, other) for other in others]))
