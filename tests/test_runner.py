@@ -573,6 +573,15 @@ def test_large_tables_reach_workers_in_files_that_are_gone_afterwards(tiny_corpu
     assert untimed(mapped.folder) == untimed(plain.folder)
 
 
+def test_jobs_of_a_fold_share_its_rows_so_that_they_can_travel_once(tiny_corpus):
+    planned = prepare(load_config(config_of(tiny_corpus)), reporter=Reporter())
+    jobs, fits = planned.jobs(), planned.fits()
+    assert len(jobs) == 4
+    assert len(fits) == 2
+    assert len({id(job.train) for job in jobs}) == len({id(job.test) for job in jobs}) == 2
+    assert len({id(job.train) for job in fits}) == 1
+
+
 def test_progress_of_features_counts_what_the_store_has(tiny_corpus, tmp_path):
     folder, told = shutil.copytree(tiny_corpus, tmp_path / "corpus"), []
     manifest = folder / "manifest.csv"
