@@ -343,11 +343,6 @@ def test_samples_somewhat_beyond_full_scale_are_a_remark(peak):
     check_signal(signal, SR)
 
 
-def test_silence_is_refused_where_the_policy_says_so():
-    with pytest.raises(AudioError, match="must hold sound"):
-        decode(encode(np.zeros(SR)), policy=AudioPolicy(max_silence="reject"))
-
-
 def test_duration_bounds_are_those_of_the_policy():
     assert len(decode(encode(TONE[:10]), policy=AudioPolicy(min_duration_s=0)).signal) == 10
     with pytest.raises(AudioError, match=r"must last at most 0\.5 s. Its header says 1 s"):

@@ -96,7 +96,7 @@ def test_check_scan_orders_utterances_and_gives_them_the_name_of_the_results(tmp
         ([one("/a.wav")], "must be relative to the root"),
         ([one(speaker="")], "'a.wav': has no speaker"),
         ([one(emotion="")], "'a.wav': has no emotion"),
-        ([one(emotion="bored")], "its emotion 'bored' is none of happy, sad"),
+        ([one(emotion="bored")], "1 recordings have the label .bored., which is none of happy, sad"),
         ([one(sex="f")], "its sex is 'f', not female, male or empty"),
         ([], "has no recordings"),
     ],

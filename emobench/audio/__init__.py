@@ -18,14 +18,11 @@ class AudioPolicy:
         Applied before resampling, as `librosa.load` does.
     min_duration_s, max_duration_s : float
         Bounds of a recording's length.
-    max_silence : {"accept", "reject"}
-        Whether a recording that is nothing but digital silence is accepted, with a warning.
     """
 
     mono: Literal["mean", "first", "error"] = "mean"
     min_duration_s: float = 0.1
     max_duration_s: float = 3600.0
-    max_silence: Literal["accept", "reject"] = "accept"
 
 
 DEFAULT_POLICY = AudioPolicy()

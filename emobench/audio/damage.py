@@ -284,17 +284,13 @@ def extremes_of(signal: np.ndarray, samples: np.ndarray) -> tuple[float, float]:
     return float(signal.min()), float(signal.max())
 
 
-def remarks_on_signal(
-    signal: np.ndarray, extremes: tuple[float, float], container: str, path: Any, policy: AudioPolicy
-) -> tuple[str, ...]:
+def remarks_on_signal(signal: np.ndarray, extremes: tuple[float, float], container: str, path: Any) -> tuple[str, ...]:
     remarks = []
     expected = _FORMATS_OF_SUFFIX.get(Path(path).suffix.lower())
     if expected and container not in expected:
         remarks.append(f"its name says {Path(path).suffix[1:]}, its content is {container}")
     low, high = extremes
     if low == high == 0.0:
-        if policy.max_silence == "reject":
-            raise AudioError(path, "must hold sound (audio.max_silence: reject). Every sample is zero. Remove it.")
         remarks.append(SILENCE)
     elif low == high:
         remarks.append("a constant value, no sound")

@@ -152,7 +152,7 @@ def decode(
     if samples.dtype.kind == "f":
         check_finite(signal, path)  # the sum of finite channels can overflow
         check_peak(float(samples.min()), float(samples.max()), path)
-    remarks += remarks_on_signal(signal, extremes_of(signal, samples), container, path, policy)
+    remarks += remarks_on_signal(signal, extremes_of(signal, samples), container, path)
     clip = clip or clip_of(data)
     return Audio(signal, sr, clip, hash_samples(samples, sr, data=data, clip=clip), remarks)
 

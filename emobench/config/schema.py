@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    PlainValidator,
     PrivateAttr,
     StringConstraints,
     ValidationInfo,
@@ -33,6 +34,9 @@ from emobench.protocols import ProtocolSpec, get_protocol
 SCHEMA_VERSION = 1
 
 Location = tuple[str | int, ...]
+
+# Keys of earlier versions, wherever they stood → what does that now.
+RENAMED = {"max_silence": "This is now `on_silence: keep`, `leave_out` or `fail`, beside `audio:`, not below it."}
 
 
 class LocatedError(ValueError):
@@ -79,6 +83,17 @@ FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4096), Afte
 
 class _Closed(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later_defaults(self, serialize: Any) -> dict[str, Any]:
+        """Leave out keys of `later` that have their default, so that runs keep the names from before there were any."""
+        fields = type(self).model_fields
+        return {
+            key: value
+            for key, value in serialize(self).items()
+            if key not in self.later or getattr(self, key) != fields[key].get_default(call_default_factory=True)
+        }
 
 
 class _WithOptions(_Closed):
@@ -120,14 +135,40 @@ class _WithOptions(_Closed):
         return faults
 
 
+def _exclusions(given: Any) -> str | list[str]:
+    if given in ("known", "none"):
+        return given
+    if not isinstance(given, list) or not all(isinstance(path, str) and path for path in given):
+        raise ValueError(f"must be known, none, or a list of paths as results show them. Got {given!r}.")
+    return given
+
+
 class CorpusConfig(_WithOptions):
-    """A corpus: a row of `CORPORA`, where its files are, which emotions to take, and the options that the row has."""
+    """A corpus: a row of `CORPORA`, where its files are, what to take of it, and the options that the row has.
+
+    Attributes
+    ----------
+    labels : dict
+        Label of the corpus → label in results; others keep their own.
+    speakers : dict
+        Speaker of the corpus → speaker in results: unites what one person is called.
+    distinct : bool
+        Whether speakers whose names look alike are different people, so that they are no error.
+    exclude : "known", "none" or list of str
+        Recordings to leave out: those with a defect that the row of `CORPORA` names, or these paths.
+    """
+
+    later = frozenset({"labels", "speakers", "distinct", "exclude"})
 
     name: CorpusName
     id: Identifier | None = None
     root: FilePath | None = None
     when_missing: Literal["error", "fetch", "synthetic"] = "error"
     emotions: list[Name] | None = Field(default=None, min_length=2)
+    labels: dict[Name, Name] = Field(default_factory=dict)
+    speakers: dict[Name, Name] = Field(default_factory=dict)
+    distinct: bool = False
+    exclude: Annotated[str | list[str], PlainValidator(_exclusions)] = "known"
 
     @property
     def _row(self) -> CorpusSpec:
@@ -146,10 +187,12 @@ class CorpusConfig(_WithOptions):
     @model_validator(mode="after")
     def _check(self, info: ValidationInfo) -> CorpusConfig:
         faults = self._option_faults(info)
-        known = self._row.emotions
+        own = self._row.emotions
+        known = [*(label for label in own if label not in self.labels), *self.labels.values()] if own else []
+        known = sorted(set(known))
         for index, emotion in enumerate(self.emotions or ()):
             if known and emotion not in known:
-                near = did_you_mean(emotion, list(known))
+                near = did_you_mean(emotion, known)
                 must = f"must be an emotion of {self.name}. Got {emotion!r}.{near} Known: {', '.join(known)}."
                 faults.append((("emotions", index), must))
         faults += _repeats(self.emotions or (), "emotions", " Remove one.")
@@ -216,7 +259,6 @@ class AudioConfig(_Closed):
     mono: Literal["mean", "first", "error"] = "mean"
     min_duration_s: float = Field(default=0.1, gt=0)
     max_duration_s: float = Field(default=3600.0, gt=0)
-    max_silence: Literal["accept", "reject"] = "accept"
 
     @property
     def policy(self) -> AudioPolicy:
@@ -294,9 +336,17 @@ class RunConfig(_Closed):
     ----------
     name : str
         The stem of the config's file.
+    on_bad_audio : {"fail", "skip"}
+        What to do about recordings that cannot be used.
+    on_conflict : {"fail", "drop"}
+        What to do about identical audio with two labels or two speakers; `drop` leaves out all of them.
+    on_silence : {"keep", "leave_out", "fail"}
+        What to do about recordings that are nothing but digital silence.
     remarks : tuple of str
         What the person should know about the config.
     """
+
+    later = frozenset({"premium", "on_conflict", "on_silence"})
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION)
     corpora: list[CorpusConfig] = Field(min_length=1)
@@ -310,6 +360,8 @@ class RunConfig(_Closed):
     seed: int = Field(default=0, ge=0, lt=2**32)
     audio: AudioConfig = AudioConfig()
     on_bad_audio: Literal["fail", "skip"] = "fail"
+    on_conflict: Literal["fail", "drop"] = "fail"
+    on_silence: Literal["keep", "leave_out", "fail"] = "keep"
     allow_missing_class: bool = False
     job_timeout_s: float | None = Field(default=None, gt=0)
     premium: PremiumConfig | None = None
@@ -323,11 +375,6 @@ class RunConfig(_Closed):
     @property
     def remarks(self) -> tuple[str, ...]:
         return self._remarks
-
-    @model_serializer(mode="wrap")
-    def _leave_out_what_is_absent(self, serialize: Any) -> dict[str, Any]:
-        """Leave out an absent `premium`, so that a run without it keeps the name that it had before there was one."""
-        return {key: value for key, value in serialize(self).items() if key != "premium" or value is not None}
 
     @model_validator(mode="before")
     @classmethod

@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from emobench import models
-from emobench.config.schema import SCHEMA_VERSION, LocatedError, Location, ModelConfig, RunConfig
+from emobench.config.schema import RENAMED, SCHEMA_VERSION, LocatedError, Location, ModelConfig, RunConfig
 from emobench.errors import MAX_LISTED, ConfigError, did_you_mean
 
 MAX_BYTES = 65_536  # a parser in Python takes seconds for more
@@ -203,6 +203,8 @@ def _faults(detail: Any, source: str, line_of: LineOf) -> Iterator[tuple[int | N
 
 def _reason(detail: Any, location: Sequence[Any]) -> str:
     """Return what pydantic says of a value; of a key, what there is in its place."""
+    if detail["type"] == "extra_forbidden" and location[-1] in RENAMED:
+        return f"unknown key. {RENAMED[location[-1]]}"
     if detail["type"] == "extra_forbidden":
         known = sorted(_known_keys(location[:-1]))
         hint = " Parameters of a model stand below `params:`." if {"id", "params"} <= set(known) else ""

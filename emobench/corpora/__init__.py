@@ -28,6 +28,8 @@ class Utterance:
         ``"female"``, ``"male"`` or empty where unknown.
     statement, intensity, repetition : str
         Empty where the corpus does not say.
+    line : int or None
+        Where the corpus's list names it; None where its labels stand in its own name.
     """
 
     path: str
@@ -38,6 +40,7 @@ class Utterance:
     statement: str = ""
     intensity: str = ""
     repetition: str = ""
+    line: int | None = field(default=None, compare=False)
 
     @property
     def id(self) -> str:
@@ -63,6 +66,10 @@ class Scan:
         Fingerprint of what made a generated corpus; empty for recordings.
     remarks : tuple of str
         What the person should know.
+    labels_before : mapping of str to int
+        Labels of the corpus with their counts, where a config gives some of them another name.
+    dropped : tuple of (str, str)
+        Path and reason of recordings that the config leaves out.
     """
 
     utterances: tuple[Utterance, ...]
@@ -71,6 +78,8 @@ class Scan:
     missing: tuple[str, ...] = ()
     generator: str = ""
     remarks: tuple[str, ...] = ()
+    labels_before: Mapping[str, int] = field(default_factory=dict)
+    dropped: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,8 @@ class CorpusSpec(Row):
         The `Generator` that makes it; empty for recordings.
     where : str
         What stands for its folder in a list while it is not on the machine.
+    defects : mapping of str to str
+        Path → what is known to be wrong with that recording; left out unless a config says `exclude: none`.
     """
 
     kind: ClassVar[str] = "corpus"
@@ -139,6 +150,7 @@ class CorpusSpec(Row):
     generator: str | Generator = ""
     options: Mapping[str, Option] = field(default_factory=dict)
     where: str = "not here"
+    defects: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def needs_path(self) -> bool:

@@ -207,7 +207,7 @@ def describe(row: Row) -> Utterance:
     cells = {column: clean(row.cells.get(column, "")) for column in (*REQUIRED, *OPTIONAL)}
     cells["path"] = Path(row.cells["path"]).as_posix()  # a space may belong to a file's name; ./a.wav is a.wav
     cells["sex"] = SEXES.get(cells["sex"].lower(), "")
-    return Utterance(corpus="manifest", **cells)
+    return Utterance(corpus="manifest", line=row.line, **cells)
 
 
 def clean(cell: str) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 
 from emobench.corpora import CorpusSpec, Scan, Utterance
-from emobench.errors import CorpusError, StorageError, listing
+from emobench.errors import ConfigError, CorpusError, StorageError, did_you_mean, listing
 
 AUDIO = (".wav", ".flac", ".ogg", ".mp3")
 
@@ -99,7 +101,7 @@ def path_problem(path: str, root: Path) -> str:
     return ""
 
 
-def check_scan(found: Scan, row: CorpusSpec, root: Path | None, name: str) -> Scan:
+def check_scan(found: Scan, row: CorpusSpec, root: Path | None, name: str, *, labels: Collection[str] = ()) -> Scan:
     """Return what a scanner found in one order and under the name that results have, or refuse it.
 
     Parameters
@@ -108,11 +110,14 @@ def check_scan(found: Scan, row: CorpusSpec, root: Path | None, name: str) -> Sc
         None where the corpus is only planned, so that no file is looked for.
     name : str
         What result rows call the corpus.
+    labels : collection of str
+        Emotions beyond those of the row that a config has a name for.
 
     Raises
     ------
     CorpusError
-        With every utterance that has no file, speaker or emotion, or another one's path.
+        With every utterance that has no file, speaker or emotion, or another one's path; and with every emotion that
+        neither the row nor the config knows.
     """
     if not isinstance(found, Scan):
         raise CorpusError(
@@ -123,6 +128,7 @@ def check_scan(found: Scan, row: CorpusSpec, root: Path | None, name: str) -> Sc
     for utterance in found.utterances:
         problems += [f"{utterance.path!r}: {fault}" for fault in _faults(utterance, row, root, seen)]
         seen.add(utterance.path)
+    problems += _unknown_labels(found.utterances, row, labels)
     if problems:
         raise CorpusError(
             f"Corpus {name!r} has {len(problems)} fault{'s' * (len(problems) != 1)}:\n{listing(problems)}\n"
@@ -131,7 +137,88 @@ def check_scan(found: Scan, row: CorpusSpec, root: Path | None, name: str) -> Sc
     if not found.utterances:
         raise CorpusError(f"Corpus {name!r} has no recordings in {root}. Correct `root:`, or its scanner.")
     ordered = sorted(found.utterances, key=lambda utterance: utterance.path)
-    return replace(found, utterances=tuple(replace(utterance, corpus=name) for utterance in ordered))
+    remarks = (*found.remarks, *_twins(utterance.path for utterance in ordered))
+    return replace(found, utterances=tuple(replace(utterance, corpus=name) for utterance in ordered), remarks=remarks)
+
+
+def _unknown_labels(utterances: Iterable[Utterance], row: CorpusSpec, labels: Collection[str]) -> list[str]:
+    if not row.emotions:
+        return []
+    counts = Counter(utterance.emotion for utterance in utterances if utterance.emotion)
+    return [
+        f"{count} recordings have the label {label!r}, which is none of {', '.join(row.emotions)}; `labels:` in the "
+        "config can name it"
+        for label, count in sorted(counts.items())
+        if label not in row.emotions and label not in labels
+    ]
+
+
+def _twins(paths: Iterable[str]) -> list[str]:
+    """Return a remark on recordings that some file systems and editors take for one, if there are any."""
+    groups = defaultdict(list)
+    for path in paths:
+        groups[_composed(path).casefold()].append(path)
+    twins = [group for group in groups.values() if len(group) > 1]
+    if not twins:
+        return []
+    some = "; ".join(" and ".join(map(ascii, group)) for group in twins[:3]) + (" …" if len(twins) > 3 else "")
+    return [f"names that differ only in case or in how accents are encoded, kept as different recordings: {some}"]
+
+
+def _composed(text: str) -> str:
+    return unicodedata.normalize("NFC", text)
+
+
+def find_spelling(root: Path, path: str) -> str:
+    """Return a path as the file system spells it, where only its Unicode normalisation is another; else as it is.
+
+    macOS and archives made there decompose accents, editors compose them, and Linux takes both for different names.
+    """
+    if os.path.lexists(root / path):
+        return path
+    found = ""
+    for part in path.split("/"):
+        here = root / found
+        if not os.path.lexists(here / part):
+            try:
+                same = [name for name in os.listdir(here) if _composed(name) == _composed(part)]
+            except OSError:
+                return path
+            if len(same) != 1:
+                return path
+            part = same[0]
+        found = f"{found}/{part}" if found else part
+    return found
+
+
+def leave_out(found: Scan, paths: Mapping[str, str], *, name: str, is_strict: bool = True) -> Scan:
+    """Leave out recordings by their paths.
+
+    Parameters
+    ----------
+    paths : mapping of str to str
+        Path, as results show it or without the corpus's name before it → reason.
+    is_strict : bool
+        Whether each must be there.
+
+    Raises
+    ------
+    ConfigError
+        If one is not.
+    """
+    reasons = {_composed(path.removeprefix("./")): reason for path, reason in paths.items()}
+    by_path = {_composed(utterance.path): utterance.path for utterance in found.utterances}
+    for path in [path for path in reasons if path not in by_path and path.startswith(f"{name}/")]:
+        reasons.setdefault(path.removeprefix(f"{name}/"), reasons.pop(path))
+    unknown = [f"{path!r}{did_you_mean(path, list(by_path))}" for path in reasons if path not in by_path]
+    if unknown and is_strict:
+        raise ConfigError(
+            f"`exclude:` of corpus {name!r} names recordings that it has not:\n{listing(unknown)}\nCorrect the config."
+        )
+    dropped = tuple((by_path[path], reason) for path, reason in sorted(reasons.items()) if path in by_path)
+    gone = {path for path, _ in dropped}
+    kept = tuple(utterance for utterance in found.utterances if utterance.path not in gone)
+    return replace(found, utterances=kept, dropped=(*found.dropped, *dropped))
 
 
 def _faults(utterance: Utterance, row: CorpusSpec, root: Path | None, seen: set[str]) -> Iterator[str]:
@@ -142,7 +229,5 @@ def _faults(utterance: Utterance, row: CorpusSpec, root: Path | None, seen: set[
     for part in ("speaker", "emotion"):
         if not getattr(utterance, part):
             yield f"has no {part}"
-    if row.emotions and utterance.emotion and utterance.emotion not in row.emotions:
-        yield f"its emotion {utterance.emotion!r} is none of {', '.join(row.emotions)}"
     if utterance.sex not in SEXES:
         yield f"its sex is {utterance.sex!r}, not female, male or empty"

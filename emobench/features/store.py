@@ -421,8 +421,7 @@ class _Part:
 
 def _is_accepted(shard: Shard, policy: AudioPolicy) -> np.ndarray:
     """Return which recordings a policy takes; the mono policy is in the feature key."""
-    is_long_enough = (policy.min_duration_s <= shard.duration_s) & (shard.duration_s <= policy.max_duration_s)
-    return is_long_enough & ~(shard.is_silent & (policy.max_silence == "reject"))
+    return (policy.min_duration_s <= shard.duration_s) & (shard.duration_s <= policy.max_duration_s)
 
 
 def _group_missing(parts: Sequence[_Part]) -> dict[tuple[int, ...], list[int]]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from emobench.errors import CorpusError, listing
+from emobench.errors import listing
 from emobench.protocols import Labels
 
 if TYPE_CHECKING:
@@ -123,32 +123,3 @@ def _refuse_shared(values: Sequence[str], labels: Labels, fold: Fold, protocol: 
 
 def _values(values: Sequence[str], rows: np.ndarray) -> set[str]:
     return {values[row] for row in rows}
-
-
-def find_duplicates(labels: Labels) -> list[tuple[str, str]]:
-    """Return the pairs of utterances with identical audio.
-
-    Raises
-    ------
-    CorpusError
-        If such a pair has two emotions or two speakers: one of them must be wrong.
-    """
-    first: dict[str, int] = {}
-    pairs, conflicts = [], []
-    for row, audio in enumerate(labels.audio):
-        other = first.setdefault(audio, row)
-        if other == row:
-            continue
-        pair = (labels.ids[other], labels.ids[row])
-        says = [(labels.speakers[i], labels.emotions[i]) for i in (other, row)]
-        if says[0] != says[1]:
-            conflicts.append(
-                f"{pair[0]} (speaker {says[0][0]}, {says[0][1]}) = {pair[1]} (speaker {says[1][0]}, {says[1][1]})"
-            )
-        pairs.append(pair)
-    if conflicts:
-        raise CorpusError(
-            "Identical audio must have one speaker and one emotion. These do not:\n"
-            f"{listing(conflicts)}\nRemove the wrong one of each pair."
-        )
-    return pairs

@@ -86,6 +86,7 @@ def render(
         failed=_failed(scores),
         excluded=_excluded(excluded),
         certificates=_certificates(run),
+        names=_names(run),
         entries=_entries(run),
         chosen=[] if trials is None else _chosen(trials, run),
         environment=_environment(run["environment"]),
@@ -374,6 +375,20 @@ def _excluded(excluded: pd.DataFrame | None) -> dict[str, Any]:
         "n_more": max(0, len(rows) - MAX_EXCLUDED),
         "table": Table(["corpus", "path", "reason"], rows[:MAX_EXCLUDED], n_names=3),
     }
+
+
+def _names(run: Mapping[str, Any]) -> list[str]:
+    """Return what the certificates say of the names of each corpus's speakers; nothing of runs that did not look."""
+    sentences = {}
+    for certificate in run["leakage_certificates"]:
+        pairs = certificate.get("look_alike_speakers")
+        if pairs:
+            shown = ", ".join(f"{a} and {b}" for a, b in pairs)
+            said = f"look alike and are different people, says the config (distinct: true): {shown}."
+            sentences[certificate["corpus"]] = f"{certificate['corpus']}: these speakers' names {said}"
+        elif pairs is not None:
+            sentences[certificate["corpus"]] = f"{certificate['corpus']}: no two speakers' names look alike."
+    return list(sentences.values())
 
 
 def _certificates(run: Mapping[str, Any]) -> Table:

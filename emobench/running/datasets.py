@@ -7,19 +7,20 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from emobench.audio.damage import SILENCE
 from emobench.audio.decoding import hash_file
 from emobench.config.schema import CorpusConfig, RunConfig
 from emobench.corpora import CorpusSpec, Scan, Utterance, get_corpus
-from emobench.corpora.labels import fit_encoder
+from emobench.corpora.labels import fit_encoder, look_alikes, refuse_look_alikes, relabel, unite
 from emobench.corpora.location import cached_corpus, data_folder, locate, places, store_folder
-from emobench.corpora.scanning import check_scan
+from emobench.corpora.scanning import check_scan, leave_out
 from emobench.errors import AudioError, ConfigError, CorpusError, DataError, EmobenchError, listing
 from emobench.features import FeatureSpec, FeatureTable, feature_key, get_features
 from emobench.features.shards import to_texts
@@ -28,6 +29,7 @@ from emobench.protocols import Labels
 from emobench.registry import resolve
 from emobench.reporter import Reporter, summarise
 from emobench.results.tables import EXCLUDED, write_csv
+from emobench.running.exclusion import settle, silent_conflicts
 
 if TYPE_CHECKING:
     from sklearn.preprocessing import LabelEncoder
@@ -62,6 +64,12 @@ class Dataset:
         Recordings that cannot be used.
     notes : tuple of (path, note)
         On recordings that are used.
+    dropped : tuple of (path, reason)
+        Recordings that the config leaves out: by path, as silence, as conflicts.
+    labels_before : mapping of str to int
+        The corpus's own labels with their counts, where the config gives some of them another name.
+    labels_after : mapping of str to int
+        The labels then; `emotions:` selects among them.
     n_missing : int
         Recordings that a complete copy has and this one has not.
     remarks : tuple of str
@@ -79,6 +87,9 @@ class Dataset:
     licence: str = ""
     excluded: tuple[AudioError, ...] = ()
     notes: tuple[tuple[str, str], ...] = ()
+    dropped: tuple[tuple[str, str], ...] = ()
+    labels_before: Mapping[str, int] = field(default_factory=dict)
+    labels_after: Mapping[str, int] = field(default_factory=dict)
     n_missing: int = 0
     remarks: tuple[str, ...] = ()
 
@@ -120,6 +131,22 @@ class Dataset:
     def n_speakers(self) -> int:
         return len(set(self.labels.speakers))
 
+    @property
+    def left_out(self) -> dict[str, int]:
+        """Labels with their counts that `emotions:` leaves out."""
+        return {label: count for label, count in self.labels_after.items() if label not in self.classes}
+
+    @property
+    def look_alike_speakers(self) -> list[tuple[str, str]]:
+        """Pairs of speakers whose names look alike; there are none unless the config says `distinct: true`."""
+        return look_alikes(self.labels.speakers)
+
+    @property
+    def not_used(self) -> tuple[AudioError, ...]:
+        """Recordings that are left out, for whatever reason."""
+        root = self.root or Path()
+        return (*self.excluded, *(AudioError(root / path, reason) for path, reason in self.dropped))
+
     def path(self, utterance: Utterance) -> Path:
         """Return where a recording is."""
         return (self.root or Path()) / utterance.path
@@ -160,8 +187,7 @@ def plan_dataset(corpus: CorpusConfig, *, output: Path | None = None) -> Dataset
     """Return the dataset as far as it can be known with nothing made or fetched."""
     row, root = find(corpus)
     if root is None and row.generator:
-        planned = check_scan(resolve(row.generator).plan(), row, None, name_in_results(corpus, row))
-        return _select(planned, corpus, row, None)
+        return _select(_checked(resolve(row.generator).plan(), corpus, row, None), corpus, row, None)
     if root is None and corpus.when_missing == "fetch":
         raise _absent(corpus, "A plan downloads nothing. ")
     return open_dataset(corpus, n_jobs=1, reporter=Reporter(), output=output)
@@ -201,7 +227,7 @@ def obtain(corpus: CorpusConfig, *, n_jobs: int, reporter: Reporter) -> tuple[Co
 
 
 def scan(corpus: CorpusConfig, row: CorpusSpec, root: Path) -> Scan:
-    """Scan the names and labels of a corpus; raise `CorpusError` if they are wrong."""
+    """Scan the names and labels of a corpus as its config has them; raise `CorpusError` if they are wrong."""
     options = corpus.options if row.name == corpus.name else {}
     options = {name: Path(value) if row.options[name].type is Path else value for name, value in options.items()}
     try:
@@ -212,7 +238,22 @@ def scan(corpus: CorpusConfig, row: CorpusSpec, root: Path) -> Scan:
         raise CorpusError(
             f"The scanner of corpus {row.name!r} failed on {root}: {type(error).__name__}: {error}. Correct it."
         ) from error
-    return check_scan(found, row, root, name_in_results(corpus, row))
+    return _checked(found, corpus, row, root)
+
+
+def _checked(found: Scan, corpus: CorpusConfig, row: CorpusSpec, root: Path | None) -> Scan:
+    """Return what a scanner found without what the config excludes, and with the names that it gives."""
+    name, is_asked_for = name_in_results(corpus, row), row.name == corpus.name
+    found = check_scan(found, row, root, name, labels=corpus.labels)
+    if isinstance(corpus.exclude, list):
+        found = leave_out(found, dict.fromkeys(corpus.exclude, "`exclude:`"), name=name, is_strict=is_asked_for)
+    elif corpus.exclude == "known":
+        found = leave_out(found, row.defects, name=name, is_strict=False)
+    found = relabel(found, corpus.labels, name=name, is_strict=is_asked_for)
+    if is_asked_for:
+        found = unite(found, corpus.speakers, name=name)
+    refuse_look_alikes(found, name=name, emotions=corpus.emotions or (), distinct=corpus.distinct)
+    return found
 
 
 def name_in_results(corpus: CorpusConfig, row: CorpusSpec) -> str:
@@ -236,6 +277,7 @@ def _select(found: Scan, corpus: CorpusConfig, row: CorpusSpec, root: Path | Non
     """Return the dataset of the declared emotions, with names in place of hashes."""
     is_asked_for, name = row.name == corpus.name, name_in_results(corpus, row)
     utterances, classes = select_emotions(found, corpus, name)
+    after = dict(sorted(Counter(utterance.emotion for utterance in found.utterances).items()))
     ids = tuple(utterance.id for utterance in utterances)
     return Dataset(
         name=name,
@@ -247,11 +289,15 @@ def _select(found: Scan, corpus: CorpusConfig, row: CorpusSpec, root: Path | Non
         classes=classes,
         generator=found.generator,
         licence=row.licence,
+        dropped=found.dropped,
+        labels_before=found.labels_before,
+        labels_after=after,
         n_missing=len(found.missing),
         remarks=(
             *([] if is_asked_for else [_stand_in(corpus, row)]),
             *_place_remarks(corpus, row, root),
             *_scan_remarks(found, name),
+            *_label_remarks(found.labels_before, after, classes, name),
         ),
     )
 
@@ -296,6 +342,8 @@ def _place_remarks(corpus: CorpusConfig, row: CorpusSpec, root: Path | None) -> 
 def _scan_remarks(scan: Scan, name: str) -> list[str]:
     remarks = [f"{name}: {remark}" for remark in scan.remarks]
     remarks += [f"{name}: left out {count} recordings: {reason}" for reason, count in scan.left_out.items()]
+    reasons = Counter(reason for _, reason in scan.dropped)
+    remarks += [f"{name}: left out {count} recordings: {reason}" for reason, count in reasons.items()]
     if scan.missing:
         some = ", ".join(scan.missing[:3]) + (" …" if len(scan.missing) > 3 else "")
         remarks.append(
@@ -305,6 +353,21 @@ def _scan_remarks(scan: Scan, name: str) -> list[str]:
     if scan.ignored:
         remarks.append(f"{name}: ignored {len(scan.ignored)} files that are no recordings ({scan.ignored[0]} …)")
     return remarks
+
+
+def _label_remarks(before: Mapping[str, int], after: Mapping[str, int], classes: Sequence[str], name: str) -> list[str]:
+    remarks = [f"{name}: labels before `labels:`: {_counted(before)}; after: {_counted(after)}"] if before else []
+    left_out = {label: count for label, count in after.items() if label not in classes}
+    if left_out:
+        total = sum(left_out.values())
+        remarks.append(
+            f"{name}: `emotions:` leaves out {total} of {sum(after.values())} recordings: {_counted(left_out)}"
+        )
+    return remarks
+
+
+def _counted(labels: Mapping[str, int]) -> str:
+    return ", ".join(f"{label} {count}" for label, count in sorted(labels.items()))
 
 
 def select_emotions(scan: Scan, corpus: CorpusConfig, name: str) -> tuple[tuple[Utterance, ...], tuple[str, ...]]:
@@ -400,6 +463,9 @@ def extract(
     kept, tables = [], {}
     for dataset, parts in zip(datasets, found, strict=True):
         whole, rows = _usable(dataset, parts, faults[dataset.name])
+        whole, left, more = settled(config, whole, _silent(whole, parts))
+        rows = rows[left]
+        remarks += more
         notes = _notes(whole, parts)
         remarks += [f"{line}; notes.csv lists all" if " more: " in line else line for line in summarise(notes)]
         kept.append(replace(whole, notes=tuple(notes)))
@@ -451,6 +517,38 @@ def _usable(dataset: Dataset, parts: Sequence[Extraction], faults: Sequence[Audi
     assert all(part.is_found[rows].all() for part in parts)
     audio = to_texts(parts[0].audio[rows])
     return dataset.take(rows, audio=audio, excluded=tuple(faults)), rows
+
+
+def settled(
+    config: RunConfig, dataset: Dataset, silent: np.ndarray | None = None
+) -> tuple[Dataset, np.ndarray, list[str]]:
+    """Leave out silence and conflicts as the config says; see `settle`.
+
+    Parameters
+    ----------
+    silent : bool array of shape (n_utterances,), optional
+        Which recordings are silent; without it, only identical files with two labels are looked at.
+
+    Returns
+    -------
+    dataset : Dataset
+    rows : int array
+        Where each of its recordings was before.
+    remarks : list of str
+    """
+    labels = dataset.labels
+    if silent is None:
+        silent = silent_conflicts(labels, [dataset.path(utterance) for utterance in dataset.utterances])
+    reasons, remarks = settle(config, labels, silent)
+    rows = np.setdiff1d(np.arange(len(silent)), list(reasons))
+    dropped = tuple((dataset.utterances[row].path, reason) for row, reason in sorted(reasons.items()))
+    return dataset.take(rows, dropped=(*dataset.dropped, *dropped)) if reasons else dataset, rows, remarks
+
+
+def _silent(dataset: Dataset, parts: Sequence[Extraction]) -> np.ndarray:
+    """Return which recordings are nothing but digital silence: bool array of shape (n_utterances,)."""
+    remarks = parts[0].warnings
+    return np.array([SILENCE in remarks.get(clip, "").split("; ") for clip in dataset.clips], bool)
 
 
 def _notes(dataset: Dataset, parts: Sequence[Extraction]) -> list[tuple[str, str]]:

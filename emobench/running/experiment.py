@@ -6,7 +6,7 @@ Every job is identified by what its result depends on, so that a run can be cont
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,12 @@ from emobench.features import FeatureTable, feature_key, get_features
 from emobench.files import check_writable, digest
 from emobench.metrics import get_metric
 from emobench.protocols import Fold, Labels, ProtocolSpec, get_protocol
-from emobench.protocols.certificate import certify, check_classes, find_duplicates, rows_fingerprint
+from emobench.protocols.certificate import certify, check_classes, rows_fingerprint
+from emobench.protocols.duplicates import find_pairs
 from emobench.protocols.folds import inner_folds, make_folds
 from emobench.registry import Row, plain
 from emobench.reporter import Reporter
-from emobench.running.datasets import Dataset, extract, open_dataset, plan_dataset
+from emobench.running.datasets import Dataset, extract, open_dataset, plan_dataset, settled
 from emobench.running.evaluation import Job, TuningPlan, derive_seed
 from emobench.statistics.differences import describe_pairs
 
@@ -241,6 +242,8 @@ def prepare(
     for corpus in config.corpora:
         if pool is None:
             dataset = plan_dataset(corpus, output=output)
+            dataset, _, found = settled(config, dataset)
+            dataset = replace(dataset, remarks=(*dataset.remarks, *found))
         else:
             dataset = open_dataset(corpus, n_jobs=n_workers, reporter=reporter, output=output)
         if dataset.name in [other.name for other in datasets]:
@@ -264,12 +267,13 @@ def prepare(
         datasets, tables, found = extract(config, datasets, pool=pool, excluded=excluded, reporter=reporter)
         remarks += found
     folds, certificates, duplicates = {}, [], {}
-    for dataset in datasets:
-        duplicates[dataset.name] = find_duplicates(dataset.labels)
+    for dataset, corpus in zip(datasets, config.corpora, strict=True):
+        duplicates[dataset.name] = find_pairs(dataset.labels)
         remarks += [f"{dataset.name}: identical audio under two names: {a} = {b}" for a, b in duplicates[dataset.name]]
         for protocol in config.protocols:
             made = folds[dataset.name, protocol.label] = _make_folds(config, dataset, protocol)[0]
-            certificates.append({"corpus": dataset.name, **_certify(config, dataset, protocol, made)})
+            certificate = _certify(config, dataset, protocol, made, is_distinct=corpus.distinct)
+            certificates.append({"corpus": dataset.name, **certificate})
     for remark in dict.fromkeys(remarks[n_told:]):
         reporter.warn(remark)
     return Experiment(
@@ -307,8 +311,10 @@ def _uncompared(config: RunConfig) -> list[str]:
 def run_name(config: RunConfig, datasets: Sequence[Dataset]) -> str:
     """Return a run's name: the config's, and a hash of what it resolves to on the corpora that are really used."""
     without = {"corpora", "job_timeout_s", "latency"}  # what changes no result
+    settings = {key: value for key, value in portable(config).items() if key not in without}
+    settings["audio"] |= {"max_silence": "accept"}  # names are from before that became `on_silence`
     content = {
-        "config": {key: value for key, value in portable(config).items() if key not in without},
+        "config": settings,
         "corpora": {dataset.name: dataset.fingerprint for dataset in datasets},
         **({"plugins": plugins} if (plugins := plugin_rows(config)) else {}),
     }
@@ -356,10 +362,17 @@ def _make_folds(config: RunConfig, dataset: Dataset, protocol: ProtocolConfig) -
     )
 
 
-def _certify(config: RunConfig, dataset: Dataset, protocol: ProtocolConfig, folds: list[Fold]) -> dict[str, Any]:
+def _certify(
+    config: RunConfig, dataset: Dataset, protocol: ProtocolConfig, folds: list[Fold], *, is_distinct: bool
+) -> dict[str, Any]:
     """Return the certificate of a dataset's folds, those of tuning inside them included."""
     waives = get_protocol(protocol.name).waives
     certificate = certify(dataset.labels, folds, protocol=protocol.label, waives=waives)
+    certificate["look_alike_speakers"] = [list(pair) for pair in dataset.look_alike_speakers]
+    certificate["distinct"] = is_distinct
+    certificate["dropped"] = [
+        {"utterance": f"{dataset.name}/{path}", "reason": reason} for path, reason in dataset.dropped
+    ]
     if config.tuning:
         for proof, fold in zip(certificate["folds"], folds, strict=True):
             proof["inner"] = _certify_inner(config, dataset.labels, fold, protocol)

@@ -66,7 +66,7 @@ def write_tables(
         if experiment.config.tuning:
             trials = pd.DataFrame(_trial_rows(experiment, done, finished), columns=list(TRIALS))
             write_csv(folder / "trials.csv", trials)
-        write_excluded(folder / "excluded.csv", {dataset.name: dataset.excluded for dataset in experiment.datasets})
+        write_excluded(folder / "excluded.csv", {dataset.name: dataset.not_used for dataset in experiment.datasets})
         noted = [(dataset.name, *note) for dataset in experiment.datasets for note in dataset.notes]
         write_csv(folder / "notes.csv", pd.DataFrame(noted, columns=list(NOTES)))
         write_logs(folder, done, finished)
@@ -221,9 +221,10 @@ def _run_json(experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str
                 "classes": list(dataset.classes),
                 "n_utterances": len(dataset.utterances),
                 "n_speakers": dataset.n_speakers,
-                "n_excluded": len(dataset.excluded),
+                "n_excluded": len(dataset.not_used),
                 "n_missing": dataset.n_missing,
                 "identical_audio": [list(pair) for pair in experiment.duplicates[dataset.name]],
+                **_labels(dataset),
             }
             for corpus, dataset in zip(experiment.config.corpora, experiment.datasets, strict=True)
         },
@@ -241,6 +242,15 @@ def _run_json(experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str
         **_plugins(experiment),
         "leakage_certificates": list(experiment.certificates),
         "environment": environment(),
+    }
+
+
+def _labels(dataset: Dataset) -> dict[str, Any]:
+    """Return what the config made of a corpus's labels, where it made anything."""
+    renamed = {"before": dict(dataset.labels_before), "after": dict(dataset.labels_after)}
+    return {
+        **({"labels": renamed} if dataset.labels_before else {}),
+        **({"left_out": dataset.left_out} if dataset.left_out else {}),
     }
 
 

@@ -257,7 +257,7 @@ def _extract(config: RunConfig, n_jobs: int, dask: str | None, reporter: Reporte
             feature_key=table.key,
             n_clips=len(table.ids),
             n_computed=table.n_computed,
-            n_excluded=len(experiment.dataset(corpus).excluded),
+            n_excluded=len(experiment.dataset(corpus).not_used),
         )
         for (corpus, features), table in experiment.tables.items()
     ]

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from emobench.audio import AudioPolicy
+from emobench.audio.damage import SILENCE
 from emobench.audio.decoding import read_audio
 from emobench.config.schema import CorpusConfig
 from emobench.config.yaml import validate_config
 from emobench.corpora import Scan, Utterance, get_corpus
 from emobench.errors import AudioError, ConfigError, CorpusError
 from emobench.execution.workers import Crash, Pool, count_workers
+from emobench.protocols import Labels
+from emobench.protocols.duplicates import describe_conflict, find_conflicts, find_groups
 from emobench.reporter import Reporter
 from emobench.running.datasets import find, obtain, scan
 
@@ -32,6 +36,8 @@ class Verification:
         Recordings that can, with a remark.
     identical : tuple of tuple of str
         Groups of utterances with the same audio.
+    conflicts : tuple of str
+        Those among them that have two emotions or two speakers.
     """
 
     name: str
@@ -41,6 +47,7 @@ class Verification:
     faults: tuple[AudioError, ...] = ()
     warnings: tuple[str, ...] = ()
     identical: tuple[tuple[str, ...], ...] = field(default=())
+    conflicts: tuple[str, ...] = ()
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -60,13 +67,14 @@ class Verification:
             "bad": [str(fault) for fault in self.faults],
             "warnings": list(self.warnings),
             "identical_audio": [list(group) for group in self.identical],
+            "conflicts": list(self.conflicts),
             "ignored_files": list(self.scan.ignored),
         }
         if not short:
             return figures
         counts = {
             key: len(figures[key])
-            for key in ("missing", "bad", "warnings", "ignored_files")
+            for key in ("missing", "bad", "warnings", "conflicts", "ignored_files")
             if isinstance(figures[key], list)
         }
         shown = {
@@ -99,7 +107,8 @@ def verify(
     utterances = found.utterances
     batches = [utterances[start : start + CLIPS_A_TASK] for start in range(0, len(utterances), CLIPS_A_TASK)]
     duration_s, faults, warnings = 0.0, [], []
-    same: dict[str, list[str]] = {}
+    audio: dict[str, str] = {}  # by utterance
+    silent = set()
     with Pool(n_workers) as pool, reporter.track("decode", len(utterances)) as advance:
         n_done = 0
         for position, outcome in pool.run(_decode_batch, [(folder, batch) for batch in batches]):
@@ -114,11 +123,36 @@ def verify(
                     continue
                 content, seconds, remarks = result
                 duration_s += seconds
-                same.setdefault(content, []).append(utterance.id)
+                audio[utterance.id] = content
+                silent |= {utterance.id} if SILENCE in remarks else set()
                 warnings += [f"{folder / utterance.path}: {remark}" for remark in remarks]
-    identical = tuple(sorted(tuple(sorted(group)) for group in same.values() if len(group) > 1))
-    ordered = tuple(sorted(faults, key=str))
-    return Verification(corpus.label, folder, found, duration_s, ordered, tuple(sorted(warnings)), identical)
+    labels = _labels(corpus.label, [utterance for utterance in utterances if utterance.id in audio], audio)
+    identical = sorted(tuple(sorted(labels.ids[row] for row in group)) for group in find_groups(labels.audio))
+    conflicts = [
+        describe_conflict(labels, group, is_silent=labels.ids[group[0]] in silent) for group in find_conflicts(labels)
+    ]
+    return Verification(
+        corpus.label,
+        folder,
+        found,
+        duration_s,
+        faults=tuple(sorted(faults, key=str)),
+        warnings=tuple(sorted(warnings)),
+        identical=tuple(identical),
+        conflicts=tuple(conflicts),
+    )
+
+
+def _labels(name: str, utterances: Sequence[Utterance], audio: Mapping[str, str]) -> Labels:
+    """Return who says what in which recording; `audio` has its samples' hash by utterance."""
+    return Labels(
+        ids=tuple(utterance.id for utterance in utterances),
+        speakers=tuple(utterance.speaker for utterance in utterances),
+        emotions=tuple(utterance.emotion for utterance in utterances),
+        sexes=tuple(utterance.sex for utterance in utterances),
+        audio=tuple(audio[utterance.id] for utterance in utterances),
+        corpus=name,
+    )
 
 
 def _corpus(name: str, root: Path | None, path: Path | None) -> CorpusConfig:

@@ -53,7 +53,8 @@ def data_verify(
 ) -> None:
     """Check every recording of a corpus.
 
-    Decodes each file to its end and lists what is missing, damaged or present twice.
+    Decodes each file to its end and lists what is missing, damaged, present twice, or contradictory: identical audio
+    with two labels.
     """
     from emobench.cli.console import ConsoleReporter
     from emobench.errors import MAX_LISTED, listing
@@ -71,6 +72,14 @@ def data_verify(
             f"Corpus {name!r}: {len(problems)} recordings are missing or damaged:\n"
             f"{listing(problems, limit=limit)}\nCopy or download them again."
         )
+    if found.conflicts:
+        limit = len(found.conflicts) if manner.verbose else MAX_LISTED
+        complain(
+            f"Corpus {name!r}: identical audio must have one speaker and one emotion. {len(found.conflicts)} times it "
+            f"has not:\n{listing(list(found.conflicts), limit=limit)}\n"
+            "Correct the labels, or leave recordings out in the config: `on_conflict: drop`, `exclude: [PATH]`."
+        )
+    if problems or found.conflicts:
         raise typer.Exit(3)
 
 
