@@ -633,3 +633,11 @@ def test_random_parameter_is_valid_or_refused_with_its_key(model, draw):
     data = {"corpora": ["ravdess"], "models": [{"name": model, "params": {name: draw.draw(VALUES)}}]}
     place = f"c.yaml: models[0].params.{name}: "
     assert (refusal_of(validate_config, data) or place).startswith(place)
+
+
+def test_paths_are_found_however_their_accents_are_encoded(tmp_path):
+    (tmp_path / "cafe\u0301").mkdir()
+    (tmp_path / "cafe\u0301/mine.csv").touch()
+    row = {"name": "manifest", "path": str(tmp_path / "caf\u00e9" / "mine.csv")}
+    config = load_config({"corpora": [row], "models": ["dummy"]})
+    assert config.corpora[0].path == str(tmp_path / "cafe\u0301" / "mine.csv")

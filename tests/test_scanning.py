@@ -107,6 +107,13 @@ def test_check_scan_names_what_is_wrong(tmp_path, utterances, says):
         check_scan(Scan(tuple(utterances)), ROW, tmp_path, "mine")
 
 
+def test_check_scan_warns_once_of_names_that_other_systems_take_for_one(tmp_path):
+    names = ["b\u00e4.wav", "ba\u0308.wav", "X.wav", "x.wav", "a.wav"]
+    touch(tmp_path, *names)
+    (remark,) = check_scan(Scan(tuple(map(one, names))), ROW, tmp_path, "mine").remarks
+    assert remark.endswith("kept as different recordings: 'X.wav' and 'x.wav'; 'ba\\u0308.wav' and 'b\\xe4.wav'")
+
+
 def test_check_scan_of_a_planned_corpus_looks_for_no_file():
     assert check_scan(Scan((one("none.wav"),)), ROW, None, "mine").utterances
 

@@ -28,6 +28,7 @@ from pydantic import (
 from emobench import features, metrics, models
 from emobench.audio import AudioPolicy
 from emobench.corpora import CorpusSpec, get_corpus
+from emobench.corpora.scanning import find_spelling
 from emobench.errors import ConfigError, UnknownNameError, did_you_mean
 from emobench.protocols import ProtocolSpec, get_protocol
 
@@ -58,7 +59,8 @@ def _resolved(text: str, info: ValidationInfo) -> str:
         raise ValueError(f"{text!r} begins with an unknown user. Write the folder out.") from None
     if "\0" in text:
         raise ValueError(f"{text!r} holds a NUL character, which no path can have. Correct it.")
-    return path
+    anchor = Path(path).anchor
+    return os.path.join(anchor, find_spelling(Path(anchor), path.removeprefix(anchor)))
 
 
 def _known(get: Callable[[str], Any]) -> AfterValidator:

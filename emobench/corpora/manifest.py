@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import ntpath
 import os
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from emobench.corpora import Scan, Utterance
-from emobench.corpora.scanning import path_problem
+from emobench.corpora.scanning import find_spelling, path_problem
 from emobench.errors import CorpusError, StorageError, did_you_mean, listing
 
 if TYPE_CHECKING:
@@ -20,7 +21,15 @@ if TYPE_CHECKING:
 
 REQUIRED = ("path", "speaker", "emotion")
 OPTIONAL = ("sex", "statement", "intensity", "repetition")
-ALSO_CALLED = {"path": ("file", "filename"), "emotion": ("label", "class"), "sex": ("gender",)}
+ALSO_CALLED = {  # by other programs, in any case, with spaces or hyphens for underscores
+    "path": (
+        *("file", "filename", "file_name", "filepath", "file_path", "wav", "wav_path", "wav_file"),
+        *("audio", "audio_path", "audio_file", "audio_filepath", "recording"),
+    ),
+    "speaker": ("speaker_id", "speakerid", "spk", "spk_id", "subject", "subject_id", "actor", "actor_id"),
+    "emotion": ("label", "class", "emo", "emotion_label", "category"),
+    "sex": ("gender",),
+}
 NOT_AVAILABLE = {"", "-", "#n/a", "<na>", "n/a", "na", "nan", "none", "null"}
 SEXES = {"f": "female", "female": "female", "m": "male", "male": "male"}
 
@@ -58,10 +67,13 @@ def scan(root: Path | None = None, *, path: Path) -> Scan:
             f"The root of a manifest must be a folder. {os.path.abspath(root)} is none. Correct the root."
         )
     rows, problems, remarks = read_rows(read_text(path), source=os.path.abspath(path))
+    refuse_absolute(rows, os.path.abspath(path))
+    listed: dict[Path, list[str]] = {}
     utterances = []
     lines: dict[str, int] = {}  # by the file that a path leads to
     sexes: dict[str, tuple[str, int]] = {}  # by speaker
     for row in rows:
+        row.cells["path"] = find_spelling(root, row.cells["path"], listed)
         faults = faults_in(row, root)
         if not faults:
             utterance = describe(row)
@@ -147,8 +159,9 @@ def numbered(reader: Reader) -> Iterator[tuple[int, list[str]]]:
 def understand(header: list[str], source: str) -> tuple[list[str], list[str]]:
     """Return the header with the usual name for a column that has another one, and a remark on each."""
     remarks = []
-    for column, others in ALSO_CALLED.items():
-        found = [name for name in header if name in others]
+    for column in (*REQUIRED, *OPTIONAL):
+        others = (column, *ALSO_CALLED.get(column, ()))
+        found = [name for name in header if name.casefold().replace(" ", "_").replace("-", "_") in others]
         if column in header or not found:
             continue
         if len(found) > 1:
@@ -173,6 +186,30 @@ def check_header(header: list[str], source: str) -> list[str]:
     raise CorpusError(
         f"A manifest must have the columns {', '.join(REQUIRED)}, each once. {' '.join(faults)} The header of "
         f"{source} is {found}.{separator or ' Rename the columns.'}"
+    )
+
+
+def refuse_absolute(rows: Sequence[Row], source: str) -> None:
+    """Refuse absolute paths, of this system or of Windows, in one sentence: a list made elsewhere has no others.
+
+    Raises
+    ------
+    CorpusError
+        With their number, the first of them, and the `root:` that they suggest.
+    """
+    absolute = [row for row in rows if PureWindowsPath(row.cells["path"]).anchor]
+    if not absolute:
+        return
+    paths = [row.cells["path"] for row in absolute]
+    system = os.path if paths[0].startswith("/") else ntpath
+    try:
+        common = system.commonpath([system.dirname(path) for path in paths])
+    except ValueError:  # some of each kind, or on two drives
+        common = "FOLDER"
+    raise CorpusError(
+        f"{len(absolute)} of {len(rows)} paths in {source} are absolute, such as {paths[0]!r} on line "
+        f"{absolute[0].line}; a manifest's paths are relative to its own folder, or to `root:`. Set `root: {common}` "
+        "below the corpus in the config, and remove that from the paths."
     )
 
 

@@ -169,21 +169,29 @@ def _composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
-def find_spelling(root: Path, path: str) -> str:
+def find_spelling(root: Path, path: str, listed: dict[Path, list[str]] | None = None) -> str:
     """Return a path as the file system spells it, where only its Unicode normalisation is another; else as it is.
 
     macOS and archives made there decompose accents, editors compose them, and Linux takes both for different names.
+
+    Parameters
+    ----------
+    listed : dict, optional
+        Remembers folders that were listed, for the next path.
     """
-    if os.path.lexists(root / path):
+    if PureWindowsPath(path).anchor or os.path.lexists(root / path):
         return path
+    listed = {} if listed is None else listed
     found = ""
     for part in path.split("/"):
         here = root / found
         if not os.path.lexists(here / part):
-            try:
-                same = [name for name in os.listdir(here) if _composed(name) == _composed(part)]
-            except OSError:
-                return path
+            if here not in listed:
+                try:
+                    listed[here] = os.listdir(here)
+                except (OSError, ValueError):  # ValueError: a NUL in it
+                    return path
+            same = [name for name in listed[here] if _composed(name) == _composed(part)]
             if len(same) != 1:
                 return path
             part = same[0]
