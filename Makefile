@@ -79,7 +79,7 @@ gate: gate-run
 baseline: gate-run
 	rm -rf results/baseline
 	cd build/gate/runs/* && into=$(CURDIR)/results/baseline/$$(basename "$$PWD") && mkdir -p "$$into" && \
-	cp run.json leaderboard.csv leaderboard.md predictions.parquet "$$into"
+	cp run.json leaderboard.csv leaderboard.md predictions.parquet SHA256SUMS "$$into"
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks

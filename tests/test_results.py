@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -14,13 +15,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import recorded
 
 from emobench import files as module
+from emobench.comparison.verdicts import compare
 from emobench.errors import ConfigError, DataError, HeldError, StorageError
 from emobench.files import storage_errors, write_bytes, write_json
+from emobench.reports import derivation
 from emobench.results import environment as about
 from emobench.results.environment import environment, versions
-from emobench.results.run import RUN_SCHEMA, load_results
+from emobench.results.run import RUN_SCHEMA, hash_of, load_results, read_sums
 from emobench.results.tables import (
     EXCLUDED,
     FOLDS,
@@ -420,3 +424,96 @@ def test_load_results_refuses(tmp_path, spoil, kind, message):
 def test_load_results_refuses_what_a_newer_emobench_wrote(tmp_path):
     with pytest.raises(ConfigError, match=f"schema version {RUN_SCHEMA} at most. It has {RUN_SCHEMA + 1}.*Upgrade"):
         load_results(record(tmp_path / "one", schema_version=RUN_SCHEMA + 1))
+
+
+# --- files that were changed since -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """Folder of a run whose files are whole."""
+    folder = recorded.write(tmp_path_factory.mktemp("run") / "r", *recorded.record())
+    derivation.write_derived(folder, json.loads((folder / "run.json").read_text()))
+    return folder
+
+
+@pytest.fixture
+def whole(written, tmp_path):
+    return Path(shutil.copytree(written, tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", ["predictions.parquet", "scores.parquet", "run.json", "excluded.csv"])
+def test_a_primary_file_that_was_changed_is_refused_by_name(whole, name):
+    """N54."""
+    load_results(whole)
+    (whole / name).write_bytes((whole / name).read_bytes() + b"\n")
+    for read in (load_results, lambda folder: compare(folder, folder)):
+        with pytest.raises(DataError, match=rf"{name}: Restore it, or run the same config again"):
+            read(whole)
+
+
+def test_a_leaderboard_that_a_spreadsheet_saved_is_written_again_by_report(whole):
+    """N57."""
+    before = (whole / "leaderboard.csv").read_bytes()
+    spoiled = before.decode().replace(",", ";").replace(".", ",")
+    for is_summed in (True, False):
+        (whole / "leaderboard.csv").write_text(spoiled)
+        if not is_summed:
+            (whole / "SHA256SUMS").unlink()
+        with pytest.raises(DataError, match=rf"leaderboard.csv: .*`emobench report {whole}` writes it again"):
+            compare(whole, whole)
+        derivation.rebuild(whole)
+        assert (whole / "leaderboard.csv").read_bytes() == before
+        load_results(whole)
+
+
+def test_what_is_not_kept_of_a_run_and_its_pages_are_no_fault(whole):
+    for name in ("predictions.parquet", "scores.parquet", "intervals.csv"):
+        (whole / name).unlink()
+    (whole / "report.html").write_text("read with a browser that saved it")
+    assert load_results(whole).predictions is None
+    (whole / "leaderboard.csv").write_text("a\n")
+    with pytest.raises(DataError, match="leaderboard.csv: Restore it, for example from version control"):
+        load_results(whole)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("features", 3, "features: input should be a valid dictionary"),
+        ("config", [], "config: "),
+        ("corpora", {"tiny": {"classes": "angry"}}, "corpora.tiny.classes: input should be a valid list"),
+        ("entries", {"svm": None}, "entries.svm: "),
+        ("leakage_certificates", {"folds": 1}, "leakage_certificates: input should be a valid list"),
+        ("environment", "a machine", "environment: "),
+        ("run", 5, "run: input should be a valid string"),
+    ],
+    ids=lambda value: str(value)[:20],
+)
+def test_a_record_with_a_value_of_another_type_is_refused_by_file_and_key(whole, key, value, says):
+    """N56."""
+    path = whole / "run.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    (whole / "SHA256SUMS").unlink()
+    for read in (load_results, derivation.rebuild):
+        with pytest.raises(DataError, match=rf"{path}: not as a run writes it:\n  {says}"):
+            read(whole)
+
+
+def test_a_record_without_a_key_is_no_report(whole):
+    path = whole / "run.json"
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "corpora"}))
+    (whole / "SHA256SUMS").unlink()
+    with pytest.raises(DataError, match="corpora: field required"):
+        derivation.rebuild(whole)
+
+
+COMMITTED = sorted(path.parent for path in (Path(__file__).parents[1] / "results").glob("*/*/run.json"))
+
+
+@pytest.mark.parametrize("folder", COMMITTED, ids=lambda folder: folder.name)
+def test_committed_runs_are_as_they_were_written(folder):
+    listed = read_sums(folder)
+    assert {path.name for path in folder.glob("*.*")} <= listed.keys()
+    assert all(hash_of(folder / name) == value for name, value in listed.items() if (folder / name).is_file())
+    load_results(folder)

@@ -6,7 +6,6 @@ rebuilt anywhere, byte for byte. ``SHA256SUMS`` (which ``sha256sum -c`` reads) t
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,19 +17,14 @@ from threadpoolctl import threadpool_limits
 from emobench import metrics
 from emobench.corpora.labels import fit_encoder
 from emobench.errors import ConfigError, DataError, UnknownNameError
-from emobench.files import json_bytes, write_bytes
+from emobench.files import hash_bytes, json_bytes, write_bytes
 from emobench.reports import leaderboard, page, premium, slices, timing
 from emobench.reports.leaderboard import DECIMALS, KEYS
-from emobench.results.run import read_run
+from emobench.results.record import check_record
+from emobench.results.run import PRIMARY, RUN, SUMS, hash_of, read_run, read_sums
 from emobench.results.tables import PREDICTIONS, SCORES, csv_bytes, read_csv, read_leaderboard, read_table
 
-SUMS = "SHA256SUMS"
-RUN = "run.json"
 TABLES = {"scores": SCORES, "predictions": PREDICTIONS}
-PRIMARY = (
-    *(f"{name}.parquet" for name in TABLES),
-    *("folds.csv", "trials.csv", "excluded.csv", "notes.csv", "latency.csv", "latency.json", RUN),
-)
 DERIVED = {  # the tables that follow from the predictions, with their columns of text
     "pairs": (*KEYS, "metric", "entry_a", "entry_b", "reason"),
     "intervals": (*KEYS, "metric", "reason"),
@@ -145,14 +139,18 @@ def write_derived(folder: Path, run: Mapping[str, Any]) -> list[str]:
         The content of ``run.json``, which need not be there yet.
     """
     files = _derive_from(folder, run)
-    sums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    sums |= {name: _hash(folder / name) for name in PRIMARY if name != RUN and (folder / name).is_file()}
-    sums[RUN] = hashlib.sha256(json_bytes(run)).hexdigest()
-    files[SUMS] = "".join(f"{value}  {name}\n" for name, value in sorted(sums.items())).encode()
+    sums = {name: hash_bytes(content) for name, content in files.items()}
+    sums |= {name: hash_of(folder / name) for name in PRIMARY if name != RUN and (folder / name).is_file()}
+    sums[RUN] = hash_bytes(json_bytes(run))
+    files[SUMS] = _sums_bytes(sums)
     for name, content in files.items():
         if _read_bytes(folder / name) != content:
             write_bytes(folder / name, content)
     return list(files)
+
+
+def _sums_bytes(sums: Mapping[str, str]) -> bytes:
+    return "".join(f"{value}  {name}\n" for name, value in sorted(sums.items())).encode()
 
 
 def rebuild(folder: Path, *, output: Path | None = None) -> list[str]:
@@ -173,9 +171,10 @@ def rebuild(folder: Path, *, output: Path | None = None) -> list[str]:
         If a primary file is damaged, or not the one that the run wrote.
     """
     run = read_run(folder)
+    check_record(run, folder / RUN, is_whole=True)
     for name, value in read_sums(folder).items():
         path = folder / name
-        if name in PRIMARY and path.is_file() and _hash(path) != value:
+        if name in PRIMARY and path.is_file() and hash_of(path) != value:
             raise DataError(
                 f"{path}: must be as the run wrote it. Its SHA-256 is not the one in {SUMS}. Run the same config again "
                 "to write it anew; finished jobs are kept."
@@ -194,6 +193,9 @@ def rebuild(folder: Path, *, output: Path | None = None) -> list[str]:
     output = output or folder
     for name, content in files.items():
         write_bytes(output / name, content)
+    if (output / SUMS).is_file():
+        sums = read_sums(output) | {name: hash_bytes(content) for name, content in files.items()}
+        write_bytes(output / SUMS, _sums_bytes(sums))
     return list(files)
 
 
@@ -226,17 +228,8 @@ def is_current(folder: Path) -> bool:
     """Return whether every file of a run is there and belongs to the others."""
     sums = read_sums(folder)
     return {RUN, *(f"{name}.parquet" for name in TABLES), "report.html"} <= set(sums) and all(
-        (folder / name).is_file() and _hash(folder / name) == value for name, value in sums.items()
+        (folder / name).is_file() and hash_of(folder / name) == value for name, value in sums.items()
     )
-
-
-def read_sums(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file by its name, as ``SHA256SUMS`` has it; nothing where that is absent."""
-    try:
-        lines = (folder / SUMS).read_text().splitlines()
-    except (OSError, UnicodeDecodeError):
-        return {}
-    return {name: value for value, _, name in (line.partition("  ") for line in lines) if name == Path(name).name}
 
 
 def _read_bytes(path: Path) -> bytes | None:
@@ -244,10 +237,6 @@ def _read_bytes(path: Path) -> bytes | None:
         return path.read_bytes()
     except FileNotFoundError:
         return None
-
-
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _read_texts(path: Path) -> pd.DataFrame | None:

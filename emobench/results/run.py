@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emobench.errors import ConfigError, DataError, UnknownNameError, did_you_mean
+from emobench.errors import ConfigError, DataError, UnknownNameError, did_you_mean, listing
+from emobench.files import hash_bytes
 from emobench.results.tables import NAMES, read_leaderboard, read_table, read_typed_csv
 
 if TYPE_CHECKING:
     import pandas as pd
 RUN_SCHEMA = 1
+SUMS = "SHA256SUMS"
+RUN = "run.json"
+# What a run measured, and what cannot be derived from the rest.
+PRIMARY = (
+    *("scores.parquet", "predictions.parquet"),
+    *("folds.csv", "trials.csv", "excluded.csv", "notes.csv", "latency.csv", "latency.json", RUN),
+)
+FOR_PEOPLE = (".html", ".md")  # pages, from which nothing is read
 
 
 @dataclass(frozen=True)
@@ -74,14 +84,56 @@ def load_results(path: str | os.PathLike[str]) -> Results:
     ConfigError
         If there is no run, or a newer emobench wrote it.
     DataError
-        If a file is damaged.
+        If a file is damaged, or not the one that the run wrote.
     """
     path = Path(path).expanduser()
     if path.is_file() and path.suffix == ".csv":
         return Results(path, read_leaderboard(path))
     folder = run_folder(path)
+    check_sums(folder)
     run = read_run(folder)
-    return Results(folder, read_leaderboard(folder / "leaderboard.csv"), run)
+    return Results(folder, read_leaderboard(folder / "leaderboard.csv", advice=_remedy(folder, "leaderboard.csv")), run)
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file by its name, as ``SHA256SUMS`` has it; nothing where that is absent."""
+    try:
+        lines = (folder / SUMS).read_text().splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    return {name: value for value, _, name in (line.partition("  ") for line in lines) if name == Path(name).name}
+
+
+def check_sums(folder: Path) -> None:
+    """Hold the files of a run that are there against ``SHA256SUMS``; what is absent is no fault, pages are not read.
+
+    Raises
+    ------
+    DataError
+        With every file that is not the one that the run wrote, and how to get it back.
+    """
+    changed = [
+        name
+        for name, value in read_sums(folder).items()
+        if not name.endswith(FOR_PEOPLE) and (folder / name).is_file() and hash_of(folder / name) != value
+    ]
+    if changed:
+        lines = [f"{folder / name}: {_remedy(folder, name)}" for name in changed]
+        raise DataError(f"Files of a run were changed: their SHA-256 is not the one in {SUMS}.\n{listing(lines)}")
+
+
+def hash_of(path: Path) -> str:
+    return hash_bytes(path.read_bytes())
+
+
+def _remedy(folder: Path, name: str) -> str:
+    """Return how to get a file of a run back."""
+    is_whole = all((folder / f"{table}.parquet").is_file() for table in ("scores", "predictions"))
+    if name not in PRIMARY and is_whole:
+        return f"`emobench report {shlex.quote(str(folder))}` writes it again."
+    if name in PRIMARY and is_whole:
+        return "Restore it, or run the same config again to write it anew; finished jobs are kept."
+    return "Restore it, for example from version control."
 
 
 def run_folder(path: Path) -> Path:
@@ -114,7 +166,11 @@ def read_run(folder: Path) -> dict[str, Any]:
     version = run.get("schema_version") if isinstance(run, dict) else None
     if type(version) is not int:
         raise DataError(f"{path}: must be the record of a run. It has no schema_version. Run the config again.")
-    if version > RUN_SCHEMA:
+    if version <= RUN_SCHEMA:
+        from emobench.results.record import check_record
+
+        check_record(run, path)
+    else:
         raise ConfigError(
             f"{path}: must be of schema version {RUN_SCHEMA} at most. It has {version}: a newer emobench wrote it. "
             "Upgrade emobench to read it."

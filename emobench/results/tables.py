@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emobench.errors import ConfigError, DataError
+from emobench.errors import ConfigError, DataError, on_one_line
 from emobench.files import write_bytes
 
 if TYPE_CHECKING:
@@ -172,18 +172,18 @@ def read_table(stem: Path) -> pd.DataFrame:
         ) from None
 
 
-def read_leaderboard(path: Path) -> pd.DataFrame:
+def read_leaderboard(path: Path, *, advice: str = "Name another file.") -> pd.DataFrame:
     """Read a ``leaderboard.csv``: numbers with their types, text without its guard.
 
     Columns of further metrics are numbers; another that this version does not know stays text, and one that an older
-    version did not write is empty.
+    version did not write is empty. `advice` ends the message where it is none.
     """
     import pandas as pd
 
-    frame = read_csv(path)
+    frame = read_csv(path, advice=advice)
     needed = {"corpus", "features", "protocol", "entry", "uar"}
     if absent := sorted(needed - set(frame.columns)):
-        raise DataError(f"{path}: must be a leaderboard. It lacks the columns {', '.join(absent)}. Name another file.")
+        raise DataError(f"{path}: must be a leaderboard. It lacks the columns {', '.join(absent)}. {advice}")
     frame = frame.reindex(columns=[*LEADERBOARD, *(name for name in frame.columns if name not in LEADERBOARD)])
     added = [f"{name}{end}" for name in further_metrics(frame.columns) for end in ("", "_low", "_high")]
     for name, kind in {**LEADERBOARD, **dict.fromkeys(added, "float64")}.items():
@@ -197,7 +197,7 @@ def read_leaderboard(path: Path) -> pd.DataFrame:
             try:
                 numbers = pd.to_numeric(frame[name])
             except ValueError as error:
-                raise DataError(f"{path}: {name} must be numbers. {error}. Write the leaderboard again.") from None
+                raise DataError(f"{path}: {name} must be numbers. {error}. {advice}") from None
             frame[name] = numbers.astype("Int64" if numbers.isna().any() and kind == "int64" else kind)
     return frame
 
@@ -271,8 +271,8 @@ def read_typed_csv(path: Path) -> pd.DataFrame:
     return frame
 
 
-def read_csv(path: Path) -> pd.DataFrame:
-    """Read a CSV of a run as text, without the guard against formulas."""
+def read_csv(path: Path, *, advice: str = "Write it again.") -> pd.DataFrame:
+    """Read a CSV of a run as text, without the guard against formulas; `advice` ends the message where it is none."""
     import pandas as pd
 
     try:
@@ -280,7 +280,9 @@ def read_csv(path: Path) -> pd.DataFrame:
     except FileNotFoundError:
         raise ConfigError(f"{path}: must be there. It is not. Run the config again to write it.") from None
     except (ValueError, UnicodeDecodeError) as error:  # what pandas raises of a CSV that is none
-        raise DataError(f"{path}: must be a CSV that emobench wrote. {error}. Write it again.") from None
+        raise DataError(
+            f"{path}: must be a CSV that emobench wrote. {on_one_line(str(error).strip())}. {advice}"
+        ) from None
     return frame.apply(lambda column: column.str.replace(r"^'(?=[=+\-@\t\r])", "", regex=True))
 
 
