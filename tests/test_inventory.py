@@ -5,12 +5,15 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from conftest import write_corpus
 
 from emobench.cli.main import main
 from emobench.features import FEATURES, feature_key, inventory
+from emobench.features.shards import describe_shard, encode_shard, name_of, read_shard
 from emobench.features.store import FeatureStore
 
 KEYS = [feature_key(FEATURES[name]) for name in ("mfcc40", "mfcc40_stats")]
@@ -219,7 +222,7 @@ def test_gc_removes_what_this_installation_cannot_use(emobench, store, old):
     assert tree(store.root) == before
     code, out, _ = emobench("store", "gc", "--json")
     assert (code, json.loads(out) | {"dry_run": True}) == (0, planned)
-    assert {path for path in tree(store.root) if not path.endswith(".lock")} == {
+    assert {path for path in tree(store.root) if not path.endswith((".lock", "folders.json"))} == {
         path.relative_to(store.root).as_posix() for key in KEYS for path in (store.root / key, *store.shards(key))
     }
     assert not store.lock(old).exists()
@@ -268,3 +271,49 @@ def test_gc_of_no_store_makes_none(emobench, monkeypatch, tmp_path):
 def test_commands_have_help(emobench, command):
     code, out, _ = emobench(*command.split(), "--help")
     assert (code, "--json" in out) == (0, True)
+
+
+# --- vectors that were never computed from their recordings ---------------------------------------------------------
+
+
+def forge(store, key):
+    """Change every vector of a key a little and give the shards the names that their new content has."""
+    for path in store.shards(key):
+        shard, (identity, _) = read_shard(path), describe_shard(path)
+        content = encode_shard(replace(shard, X=shard.X + 0.5), identity)
+        path.unlink()
+        (path.parent / name_of(content)).write_bytes(content)
+
+
+def test_verify_recomputes_a_sample_and_finds_nothing_in_an_honest_store(store, emobench):
+    code, out, err = emobench("store", "verify", "--recompute", "3")
+    assert (code, err) == (0, "")
+    assert "3 recordings extracted again, 0 shards differ" in out
+    assert json.loads(emobench("store", "verify", "--recompute", "100", "--json")[1])["n_recomputed"] == 24
+
+
+def test_verify_recomputes_and_sets_replaced_vectors_aside(store, emobench, filled):
+    """N52."""
+    forge(store, KEYS[0])
+    assert "0 damaged" in emobench("store", "verify")[1]
+    code, out, err = emobench("store", "verify", "--recompute", "2")
+    assert (code, "1 damaged" in out, "2 recordings extracted again, 1 shards differ" in out) == (0, True, True)
+    assert f"not what {filled}" in err
+    assert store.shards(KEYS[0]) == []
+    assert len(store.shards(KEYS[1])) > 0
+
+
+def test_verify_recomputes_other_recordings_each_time(store, monkeypatch):
+    seen = []
+    real = inventory.extract_clips
+    monkeypatch.setattr(inventory, "extract_clips", lambda s, clips, p: seen.append(clips[0][0]) or real(s, clips, p))
+    for seed in range(3):
+        inventory.recompute(store, 2, rng=np.random.default_rng(seed))
+    assert len(set(seen)) > 2
+
+
+def test_verify_says_where_recordings_are_gone(store, emobench):
+    (store.root / "folders.json").unlink()
+    code, out, err = emobench("store", "verify", "--recompute", "2")
+    assert (code, "0 recordings extracted again" in out) == (0, True)
+    assert "24 recordings of the store are not where they were" in err

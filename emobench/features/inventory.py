@@ -5,19 +5,26 @@ from __future__ import annotations
 import contextlib
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emobench.errors import HeldError, StorageError
-from emobench.features import FEATURES, feature_key
-from emobench.features.shards import DamagedShardError, describe_shard, read_shard
+import numpy as np
+
+from emobench.audio import AudioPolicy
+from emobench.audio.decoding import hash_file
+from emobench.errors import AudioError, HeldError, StorageError
+from emobench.features import FEATURES, FeatureSpec, feature_key
+from emobench.features.extraction import extract_clips
+from emobench.features.shards import DamagedShardError, describe_shard, read_shard, to_texts
 from emobench.features.store import QUARANTINE, FeatureStore
 from emobench.files import storage_errors
 from emobench.registry import rows
 
 _KEY = re.compile(r".+-[0-9a-f]{16}")
+TOLERANCE = 1e-4  # relative and absolute, between a stored number and the same one extracted again
 _MONO = ("mean", "first", "error")
 
 
@@ -76,6 +83,24 @@ class Collected:
     n_bytes: int = 0
 
 
+@dataclass
+class Recomputed:
+    """What extracting some recordings again found.
+
+    Attributes
+    ----------
+    n_clips, n_not_found : int
+        Recordings that were extracted again; those of the store that are not where they were.
+    mended, unmended : list of str
+        Shards with other numbers that were moved to quarantine, and those that could not be, with the reason.
+    """
+
+    n_clips: int
+    n_not_found: int
+    mended: list[str] = field(default_factory=list)
+    unmended: list[str] = field(default_factory=list)
+
+
 def list_holdings(store: FeatureStore) -> list[Holding]:
     """Return what the store holds, sorted by key."""
     current = current_keys()
@@ -109,6 +134,68 @@ def check(store: FeatureStore) -> Checked:
         except StorageError as error:
             found.unmended += [f"{path}: {error}" for path in damaged if str(path) not in found.mended]
     return found
+
+
+def recompute(store: FeatureStore, n_clips: int, *, rng: np.random.Generator) -> Recomputed:
+    """Extract some recordings again and hold what the store has of them to it.
+
+    A shard's name proves that nobody damaged it, not that its numbers were ever computed from its recordings: whoever
+    changes both cannot be found otherwise. A shard with another number is moved to quarantine.
+
+    Parameters
+    ----------
+    n_clips : int
+        Recordings to extract, or all that are found where they are fewer.
+    rng : Generator
+        Chooses them.
+    """
+    rows_of_store = {
+        feature_key(row, mono=mono): (row, mono) for row in rows("feature set", FEATURES) for mono in _MONO
+    }
+    holders: dict[str, list[tuple[str, Path, np.ndarray]]] = defaultdict(list)  # by clip: key, shard, vector
+    for key in (key for key in _keys(store) if key in rows_of_store):
+        for path in store.shards(key):
+            with contextlib.suppress(DamagedShardError):
+                shard = read_shard(path)
+                for clip, vector in zip(to_texts(shard.clips), shard.X, strict=True) if shard else ():
+                    holders[clip].append((key, path, vector))
+    paths = _find_recordings(store, holders)
+    found = Recomputed(n_clips=min(n_clips, len(paths)), n_not_found=len(holders) - len(paths))
+    differing: dict[Path, str] = {}
+    for clip in rng.choice(sorted(paths), found.n_clips, replace=False).tolist() if paths else ():
+        for key, path, vector in holders[clip]:
+            row, mono = rows_of_store[key]
+            if not _is_reproduced(row, mono, clip, paths[clip], vector):
+                differing.setdefault(path, f"{path}: not what {paths[clip]} gives")
+    for path, text in differing.items():
+        try:
+            with store.hold(path.parent.name, timeout_s=0), storage_errors(path):
+                store.quarantine(path)
+            found.mended.append(text)
+        except StorageError as error:
+            found.unmended.append(f"{text}; {error}")
+    return found
+
+
+def _find_recordings(store: FeatureStore, clips: Collection[str]) -> dict[str, Path]:
+    """Return where recordings are, of those that are still in the folders that they were extracted from."""
+    found: dict[str, Path] = {}
+    for folder in store.folders():
+        for path in sorted(folder.glob("*")) if folder.is_dir() else ():
+            with contextlib.suppress(AudioError):
+                if (clip := hash_file(path)) in clips:
+                    found.setdefault(clip, path)
+    return found
+
+
+def _is_reproduced(row: FeatureSpec, mono: str, clip: str, path: Path, vector: np.ndarray) -> bool:
+    policy = AudioPolicy(mono=mono, min_duration_s=0, max_duration_s=np.inf)
+    (again,) = extract_clips([row], [(clip, path)], policy)
+    return (
+        not isinstance(again, AudioError)
+        and isinstance(again.vectors[0], np.ndarray)
+        and np.allclose(again.vectors[0], vector, rtol=TOLERANCE, atol=TOLERANCE)
+    )
 
 
 def collect(store: FeatureStore, *, dry_run: bool = False) -> Collected:

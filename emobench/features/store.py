@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import json
 import os
 import time
 from collections import defaultdict
@@ -38,10 +39,11 @@ from emobench.features.shards import (
     to_hashes,
     to_texts,
 )
-from emobench.files import hold, sweep, write_bytes
+from emobench.files import hold, sweep, write_bytes, write_json
 from emobench.registry import with_plugins
 
 QUARANTINE = "quarantine"
+FOLDERS = "folders.json"
 FLUSH_S = 3.0
 CLIPS_A_TASK = 16
 SMALL_BYTES = 2**20  # shards below are merged,
@@ -191,10 +193,25 @@ class FeatureStore:
             for part in incomplete:
                 if part.is_writable:
                     self._merge(part.key)
+        if any(part.is_writable and part.found.n_computed for part in parts):
+            self._note_folders({str(path.resolve().parent) for _, path in clips})
         for part in parts:
             part.finish()
             wanted.spread(part.found)
         return [part.found for part in parts]
+
+    def folders(self) -> list[Path]:
+        """Return folders in which recordings were when they were extracted; they may be gone."""
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            return [Path(folder) for folder in json.loads((self.root / FOLDERS).read_bytes())]
+        return []
+
+    def _note_folders(self, folders: set[str]) -> None:
+        """Remember where recordings are, so that a sample of them can be extracted again."""
+        known = {str(folder) for folder in self.folders()}
+        if not folders <= known:
+            with contextlib.suppress(StorageError):  # it only helps `verify`
+                write_json(self.root / FOLDERS, sorted(folders | known))
 
     def shards(self, key: str) -> list[Path]:
         """Return the shards of a feature key, sorted by name."""

@@ -64,22 +64,45 @@ def store_ls(*, manner: Manner) -> None:
 
 @store_app.command("verify")
 @takes_manner
-def store_verify(*, manner: Manner) -> None:
+def store_verify(
+    *,
+    recompute: Annotated[
+        int, typer.Option("--recompute", metavar="N", help="Also extract N recordings again, others each time.", min=0)
+    ] = 0,
+    manner: Manner,
+) -> None:
     """Check every shard.
 
-    Damaged ones are moved to quarantine and their clips are extracted again by the next run.
+    Damaged ones are moved to quarantine and their clips are extracted again by the next run. A shard's name proves that
+    it is whole, not that it was computed from its recordings: --recompute holds some of them to what they give now.
     """
+    import numpy as np
+
     from emobench.corpora.location import store_folder
     from emobench.errors import MAX_LISTED, listing
-    from emobench.features.inventory import check
+    from emobench.features import inventory
     from emobench.features.store import FeatureStore
 
-    found = check(FeatureStore(store_folder()))
+    store = FeatureStore(store_folder())
+    found, again = inventory.check(store), None
+    if recompute:
+        again = inventory.recompute(store, recompute, rng=np.random.default_rng())
+        found.mended += again.mended
+        found.unmended += again.unmended
     if manner.as_json:
-        print_json(asdict(found))
+        n_again = {"n_recomputed": again.n_clips, "n_not_found": again.n_not_found} if again else {}
+        print_json(asdict(found) | n_again)
     else:
         n_bad = len(found.mended) + len(found.unmended)
         print(f"{found.n_shards} shards checked, {n_bad} damaged, about {found.n_clips} clips to extract again")
+        if again:
+            print(
+                f"{again.n_clips} recordings extracted again, {len(again.mended) + len(again.unmended)} shards differ"
+            )
+    if again and again.n_clips < recompute and not manner.quiet:
+        warn(
+            f"{again.n_not_found} recordings of the store are not where they were; run their config again to find them"
+        )
     limit = found.n_shards if manner.verbose else MAX_LISTED
     if found.mended and not manner.quiet:
         warn(f"damaged shards were moved to quarantine:\n{listing(found.mended, limit=limit)}")
