@@ -33,7 +33,7 @@ def storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, StorageError):
             raise
-        advice = {
+        advice = _no_inodes(path, error) or {
             errno.ENOSPC: "The disk is full. Free some space",
             errno.EDQUOT: "The disk quota is used up. Free some space",
             errno.EROFS: "The file system is read-only. Choose another folder",
@@ -44,6 +44,18 @@ def storage_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         raise StorageError(
             f"{path}: cannot be written. {advice} and run the same command again; what is finished is kept."
         ) from error
+
+
+def _no_inodes(path: str | os.PathLike[str], error: OSError) -> str:
+    """Return the advice for a file system that has room for bytes and none for another file, else nothing."""
+    if error.errno != errno.ENOSPC or not hasattr(os, "statvfs"):
+        return ""
+    place = next((folder for folder in Path(path).absolute().parents if folder.exists()), Path("/"))
+    with contextlib.suppress(OSError):
+        state = os.statvfs(place)
+        if state.f_files and not state.f_favail and state.f_bavail:
+            return "The file system has no free inodes: it takes no more files, however small. Remove some"
+    return ""
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from emobench.errors import StorageError
 from emobench.execution import workers as module
 from emobench.execution.workers import ONE_THREAD, Crash, Pool, count_workers
 
@@ -202,3 +203,20 @@ def test_count_workers_stays_within_cores_and_memory(monkeypatch):
 def test_count_workers_on_this_machine():
     assert 1 <= count_workers(-1) <= (os.cpu_count() or 1)
     assert module._memory_bytes() > 2**28
+
+
+@pytest.mark.parametrize(
+    "error", [PermissionError(13, "Permission denied"), BrokenPipeError(32, "Broken pipe")], ids=str
+)
+def test_workers_that_cannot_start_are_a_storage_error_with_the_cause(monkeypatch, error):
+    """N40: a broken pipe of ours is not one of whoever reads our output."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", fail)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    cause = "this user may not execute it" if isinstance(error, BrokenPipeError) else "Permission denied"
+    with Pool(1) as pool, pytest.raises(StorageError, match=f"must be able to start.*{cause}"):
+        list(pool.run(abs, [(1,)]))

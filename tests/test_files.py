@@ -1,14 +1,16 @@
 """Folders appear whole or not at all, whatever is killed in between; locks say who must wait."""
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from emobench.errors import HeldError, StorageError
-from emobench.files import ASIDE, check_writable, hold, published, require_space, sweep, write_bytes
+from emobench.files import ASIDE, check_writable, hold, published, require_space, storage_errors, sweep, write_bytes
 
 
 def visible(folder):
@@ -134,3 +136,15 @@ def test_check_writable_of_a_file_is_a_storage_error(tmp_path):
         check_writable(tmp_path / "file")
     check_writable(tmp_path / "new")
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_file_system_without_inodes_is_told_from_a_full_one(tmp_path, monkeypatch):
+    """N48."""
+    real = os.statvfs(tmp_path)
+    state = SimpleNamespace(f_files=12, f_favail=0, f_bavail=real.f_bavail or 1)
+    monkeypatch.setattr(os, "statvfs", lambda _: state)
+    with pytest.raises(StorageError, match="no free inodes"), storage_errors(tmp_path / "x" / "y"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    state.f_favail = 5
+    with pytest.raises(StorageError, match="The disk is full"), storage_errors(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, "No space left on device")

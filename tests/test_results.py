@@ -1,5 +1,6 @@
 """Files appear whole or not at all; tables keep their types; nothing in them can hurt who opens them."""
 
+import csv
 import errno
 import getpass
 import json
@@ -261,7 +262,7 @@ def test_csv_text_cannot_start_a_formula(tmp_path, start, dtype):
     frame = pd.DataFrame({"speaker": pd.Series([text, "a", None], dtype=dtype), "value": [-1.5, 2.0, np.nan]})
     write_csv(tmp_path / "x.csv", frame)
     read = pd.read_csv(tmp_path / "x.csv", lineterminator="\n")
-    assert read["speaker"].tolist()[:2] == [f"'{text}", "a"]
+    assert read["speaker"].tolist()[:2] == ["'" + text.replace("\r", "\\r"), "a"]
     assert read["speaker"].isna().tolist() == [False, False, True]
     assert read["value"].tolist()[:2] == [-1.5, 2.0]
     assert frame["speaker"].iloc[0] == text
@@ -291,6 +292,24 @@ def test_csv_keeps_every_text(tmp_path):
     assert pd.read_csv(tmp_path / "x.csv")["path"].tolist() == texts
     write_csv(tmp_path / "y.csv", pd.DataFrame({"path": ["not-utf8-\udcff"]}, dtype=object))
     assert (tmp_path / "y.csv").read_bytes() == b"path\nnot-utf8-\\udcff\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["s1\r=cmd|x!A1", "s1\n=cmd|x!A1", "s1\r\n@x", "a\x1b[31mb", "a\u2028=b", "a\u202eb", "\r", "a\x85=b"],
+    ids=ascii,
+)
+def test_csv_has_no_line_that_is_a_formula_and_is_read_alike_by_all(tmp_path, text):
+    """N42."""
+    write_csv(tmp_path / "x.csv", pd.DataFrame({"speaker": [text, "b"], f"p_{text}": [1, 2]}))
+    content = (tmp_path / "x.csv").read_text()
+    with open(tmp_path / "x.csv", newline="") as file:
+        rows = list(csv.reader(file))
+    assert [len(row) for row in rows] == [2, 2, 2]
+    frame = pd.read_csv(tmp_path / "x.csv")
+    assert [list(frame.columns), *frame.astype(str).to_numpy().tolist()] == rows
+    assert not any(line.lstrip('"').startswith(tuple("=+-@")) for line in content.splitlines())
+    assert not {"\r", "\x1b", "\u2028", "\u202e", "\x85"} & set(content)
 
 
 def test_parquet_keeps_text_as_it_is(tmp_path):

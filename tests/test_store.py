@@ -813,3 +813,12 @@ def test_frames_and_vectors_come_from_one_pass(store, talks):
     assert len(pool.clips) == len(talks)
     assert vectors.X.shape == (5, 40)
     assert_windows_are_those_of_the_recordings(frames, talks)
+
+
+def test_a_store_that_cannot_be_made_names_the_variable_to_set(clips, tmp_path, monkeypatch):
+    """N48: HOME=/ and somebody who may not write there."""
+    monkeypatch.setattr("emobench.files.Path.mkdir", read_only)
+    found = extract(FeatureStore(tmp_path / "nowhere"), clips, FakePool())
+    assert found.is_found.all()
+    (remark,) = found.repairs
+    assert "nothing is kept; set EMOBENCH_STORE to a folder that can be written" in remark

@@ -167,6 +167,11 @@ class Pool:
                 future = self._workers().submit(_announce, position, function, tasks[position])
             except BrokenProcessPool:
                 return False
+            except OSError as error:  # the interpreter cannot be executed, or its pipe broke because of that
+                raise StorageError(
+                    f"Worker processes must be able to start. {sys.executable}: "
+                    f"{_reason(error)}. Correct its permissions, free memory, or raise ulimit -u."
+                ) from error
             running[future] = position
             future.add_done_callback(self._done.put)
             waiting.popleft()
@@ -211,6 +216,11 @@ class Pool:
         """Refuse to go on when workers die again and again before they begin anything."""
         self._failed_starts += not (self._started or is_ours)
         if self._failed_starts >= MAX_FAILED_STARTS:
+            if not os.access(sys.executable, os.X_OK):
+                raise StorageError(
+                    f"Worker processes must be able to start. {sys.executable}: this user may not execute it. Correct "
+                    "its permissions, or use another installation."
+                )
             reasons = [str(future.exception()).strip() for future in futures if future.done() and _is_lost(future)]
             raise StorageError(
                 "Worker processes must be able to start. They died at once, "
@@ -254,6 +264,13 @@ class _Clock:
         if gap_s > PAUSE_S:
             self._paused_s += gap_s - TICK_S
         return now_s - self._paused_s
+
+
+def _reason(error: OSError) -> str:
+    """Return why a worker cannot start: a broken pipe only says that its process ended before it read anything."""
+    if isinstance(error, BrokenPipeError) and not os.access(sys.executable, os.X_OK):
+        return "this user may not execute it"
+    return error.strerror or str(error)
 
 
 def _is_lost(future: Future) -> bool:

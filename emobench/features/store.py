@@ -327,9 +327,10 @@ class FeatureStore:
         except StorageError as error:
             if getattr(error.__cause__, "errno", None) not in _READ_ONLY:
                 raise
-            part.found.repairs.append(
-                f"{self.root}: the feature store is read-only; what it has is used, and nothing new is kept"
-            )
+            state = "is read-only; what it has is used, and nothing new is kept"
+            if not self.root.is_dir():
+                state = "cannot be made, so nothing is kept; set EMOBENCH_STORE to a folder that can be written"
+            part.found.repairs.append(f"{self.root}: the feature store {state}")
             return False
         return True
 

@@ -114,6 +114,7 @@ LEADERBOARD = {
 
 _SPECIAL = re.compile(r"[\\|`*~\[\]]|(?<!\w)_|_(?!\w)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+_NOT_IN_CSV = re.compile(_CONTROL.pattern.replace(r"\x00-\x1f", r"\x00-\x08\x0b-\x1f"))
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -140,7 +141,8 @@ def csv_bytes(frame: pd.DataFrame) -> bytes:
     safe = frame.copy()
     for column in safe.columns:
         if safe[column].dtype.kind not in "ifb":
-            safe[column] = pd.Series([not_a_formula(value) for value in frame[column]], frame.index, dtype=object)
+            safe[column] = pd.Series([in_csv(value) for value in frame[column]], frame.index, dtype=object)
+    safe.columns = [in_csv(name) for name in safe.columns]
     return safe.to_csv(index=False, lineterminator="\n").encode(errors="backslashreplace")
 
 
@@ -284,6 +286,18 @@ def read_csv(path: Path, *, advice: str = "Write it again.") -> pd.DataFrame:
             f"{path}: must be a CSV that emobench wrote. {on_one_line(str(error).strip())}. {advice}"
         ) from None
     return frame.apply(lambda column: column.str.replace(r"^'(?=[=+\-@\t\r])", "", regex=True))
+
+
+def in_csv(value: Any) -> Any:
+    """Return a cell as a CSV takes it: no line of it is a formula, and control characters are spelled out.
+
+    A carriage return would begin a new row for some readers, and a formula there; an escape steers a terminal. Only
+    tabs and line feeds stay, which every reader gives back.
+    """
+    if not isinstance(value, str):
+        return value
+    lines = "\n".join(map(not_a_formula, value.split("\n")))
+    return _NOT_IN_CSV.sub(lambda found: found[0].encode("unicode_escape").decode(), lines)
 
 
 def not_a_formula(value: Any) -> Any:

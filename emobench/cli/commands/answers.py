@@ -59,18 +59,18 @@ def as_document(*, is_single: bool) -> Iterator[Write]:
 
 
 def as_csv(classes: Sequence[str], *, has_windows: bool) -> Write:
-    """Print CSV with a header; text that a spreadsheet would take for a formula gets an apostrophe."""
-    from emobench.results.tables import not_a_formula
+    """Print CSV with a header; nothing in it is a formula or a control character."""
+    from emobench.results.tables import in_csv
 
     where = ["start_s", "end_s"] if has_windows else []
     columns = ["path", *where, "emotion", *(f"p_{label}" for label in classes), "warning", "error", "marks"]
     writer = csv.DictWriter(sys.stdout, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+    writer.writerow({name: in_csv(name) for name in columns})
 
     def write(row: Row) -> None:
         proba = {f"p_{label}": value for label, value in (row["probabilities"] or {}).items()}
         cells = row | proba | {"marks": "; ".join(row["marks"])}
-        writer.writerow({name: not_a_formula(value) for name, value in cells.items()})
+        writer.writerow({name: in_csv(value) for name, value in cells.items()})
         sys.stdout.flush()
 
     return write
