@@ -29,9 +29,11 @@ def touch(tmp_path):
 
 def test_scan_reads_every_field_of_the_name(touch):
     root = touch(CLIP, "Actor_01/03-01-01-01-01-02-01.FLAC")
+    kids, dogs = "Kids are talking by the door.", "Dogs are sitting by the door."
+    first = "Actor_01/03-01-01-01-01-02-01.FLAC"
     assert scan(root).utterances == (
-        Utterance("Actor_01/03-01-01-01-01-02-01.FLAC", "ravdess", "01", "neutral", "male", "1", "normal", "2"),
-        Utterance(CLIP, "ravdess", "12", "fearful", "female", "2", "normal", "1"),
+        Utterance(first, "ravdess", "01", "neutral", "male", "1", "normal", "2", text=kids),
+        Utterance(CLIP, "ravdess", "12", "fearful", "female", "2", "normal", "1", text=dogs),
     )
 
 

@@ -30,6 +30,8 @@ class Utterance:
         Empty where the corpus does not say.
     line : int or None
         Where the corpus's list names it; None where its labels stand in its own name.
+    text : str
+        What is said, where the corpus tells.
     """
 
     path: str
@@ -41,6 +43,7 @@ class Utterance:
     intensity: str = ""
     repetition: str = ""
     line: int | None = field(default=None, compare=False)
+    text: str = ""
 
     @property
     def id(self) -> str:
@@ -64,6 +67,8 @@ class Scan:
         Recordings that a complete copy has and this folder has not.
     generator : str
         Fingerprint of what made a generated corpus; empty for recordings.
+    defects : mapping of str to (mapping of str to str)
+        What each rule of `exclude:` leaves out: rule → path → reason. The rule ``known`` is the default.
     remarks : tuple of str
         What the person should know.
     labels_before : mapping of str to int
@@ -76,6 +81,7 @@ class Scan:
     ignored: tuple[str, ...] = ()
     left_out: Mapping[str, int] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    defects: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     generator: str = ""
     remarks: tuple[str, ...] = ()
     labels_before: Mapping[str, int] = field(default_factory=dict)
@@ -129,6 +135,12 @@ class CorpusSpec(Row):
         What ``emobench data fetch`` downloads; empty where that is not possible.
     generator : "module:object" or object
         The `Generator` that makes it; empty for recordings.
+    also_called : tuple of str
+        Other names that its folder has in the wild; case, spaces and punctuation do not count.
+    size_mb : int or None
+        Of its recordings, roughly.
+    source : str
+        How to get it, where `archives` does not say.
     where : str
         What stands for its folder in a list while it is not on the machine.
     defects : mapping of str to str
@@ -147,6 +159,9 @@ class CorpusSpec(Row):
     archives: tuple[Archive, ...] = ()
     licence: str = ""
     citation: str = ""
+    also_called: tuple[str, ...] = ()
+    size_mb: int | None = None
+    source: str = ""
     generator: str | Generator = ""
     options: Mapping[str, Option] = field(default_factory=dict)
     where: str = "not here"
@@ -168,6 +183,8 @@ CORPORA: dict[str, CorpusSpec] = {
             emotions=("angry", "calm", "disgust", "fearful", "happy", "neutral", "sad", "surprised"),
             n_utterances=1440,
             n_speakers=24,
+            size_mb=510,
+            source="emobench data fetch ravdess",
             archives=(
                 Archive(
                     file="Audio_Speech_Actors_01-24.zip",
@@ -180,6 +197,58 @@ CORPORA: dict[str, CorpusSpec] = {
             citation="Livingstone & Russo (2018), PLoS ONE 13(5): e0196391, doi:10.1371/journal.pone.0196391",
         ),
         CorpusSpec(
+            name="crema-d",
+            title="CREMA-D: 91 actors, 6 emotions, 12 sentences, English",
+            scan="emobench.corpora.crema_d:scan",
+            emotions=("angry", "disgust", "fearful", "happy", "neutral", "sad"),
+            n_utterances=7442,
+            n_speakers=91,
+            also_called=("crema",),
+            size_mb=606,
+            source="git clone https://gitlab.com/cs-cooper-lab/crema-d-mirror (with Git LFS; a zip of it has no audio)",
+            licence="ODbL 1.0",
+            citation="Cao et al. (2014), IEEE Transactions on Affective Computing 5(4): 377-390, "
+            "doi:10.1109/TAFFC.2014.2336244",
+        ),
+        CorpusSpec(
+            name="tess",
+            title="TESS: 2 women, 7 emotions, 200 words, English",
+            scan="emobench.corpora.tess:scan",
+            emotions=("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprised"),
+            n_utterances=2800,
+            n_speakers=2,
+            also_called=("tess toronto emotional speech set data", "toronto emotional speech set"),
+            size_mb=280,
+            source="download from https://doi.org/10.5683/SP2/E8H2MF",
+            licence="CC BY-NC-ND 4.0",
+            citation="Pichora-Fuller & Dupuis (2020), Toronto emotional speech set (TESS), doi:10.5683/SP2/E8H2MF",
+        ),
+        CorpusSpec(
+            name="savee",
+            title="SAVEE: 4 men, 7 emotions, sentences of TIMIT, English",
+            scan="emobench.corpora.savee:scan",
+            emotions=("angry", "disgust", "fearful", "happy", "neutral", "sad", "surprised"),
+            n_utterances=480,
+            n_speakers=4,
+            size_mb=160,
+            source="register at http://kahlan.eps.surrey.ac.uk/savee/",
+            licence="research only, after registration",
+            citation="Haq & Jackson (2010), Multimodal emotion recognition, in Machine Audition, IGI Global: 398-423",
+        ),
+        CorpusSpec(
+            name="emodb",
+            title="EMO-DB (Berlin): 10 actors, 7 emotions, 10 sentences, German",
+            scan="emobench.corpora.emodb:scan",
+            emotions=("angry", "boredom", "disgust", "fearful", "happy", "neutral", "sad"),
+            n_utterances=535,
+            n_speakers=10,
+            also_called=("berlin database of emotional speech",),
+            size_mb=47,
+            source="download from http://emodb.bilderbar.info/download/download.zip",
+            licence="CC0 1.0 (audEERING's release)",
+            citation="Burkhardt et al. (2005), A database of German emotional speech, Interspeech: 1517-1520",
+        ),
+        CorpusSpec(
             name="synthetic",
             title="Synthesised speech of RAVDESS's design: 24 speakers, 5 emotions; made on this machine",
             scan="emobench.corpora.synthetic.writing:scan",
@@ -188,6 +257,7 @@ CORPORA: dict[str, CorpusSpec] = {
             emotions=("angry", "calm", "fearful", "happy", "sad"),
             n_utterances=960,
             n_speakers=24,
+            source="emobench data make",
             licence="CC0 1.0",
             citation="emobench; acoustic correlates after Banse & Scherer (1996) and Juslin & Laukka (2003)",
         ),
@@ -196,6 +266,7 @@ CORPORA: dict[str, CorpusSpec] = {
             title="Any corpus: a CSV with path, speaker, emotion and optional columns",
             scan="emobench.corpora.manifest:scan",
             options={"path": Option(Path)},
+            source="emobench init FOLDER",
             where="any folder",
         ),
     )

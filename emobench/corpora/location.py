@@ -41,7 +41,8 @@ def cached_corpus(name: str) -> Path:
 def locate(row: CorpusSpec, root: Path | None = None) -> Path | None:
     """Return the folder of a corpus, or None where it is in none of the places.
 
-    A folder of the corpus's name that lies one or two folders below ``$EMOBENCH_DATA`` is found too, in any case.
+    A folder of the corpus's name that lies one or two folders below ``$EMOBENCH_DATA`` is found too, in any case and
+    under the names that it has in collections, such as Kaggle's ``Crema``, ``Ravdess``, ``Savee`` and ``Tess``.
 
     Raises
     ------
@@ -77,16 +78,22 @@ def _locate_near_data(row: CorpusSpec) -> Path | None:
     data = data_folder()
     if data is None or not data.is_dir() or row.needs_path:
         return None
-    if data.resolve().name.casefold() == row.name.casefold():
+    names = {_spelled(name) for name in (row.name, *row.also_called)}
+    if _spelled(data.resolve().name) in names:
         raise ConfigError(
             f"EMOBENCH_DATA is the folder of {row.name} itself; it must be the one above. Set "
             f"EMOBENCH_DATA={shlex.quote(str(data.resolve().parent))}"
         )
     for pattern in ("*", "*/*", "*/*/*"):
-        near = sorted(path for path in data.glob(pattern) if path.name.casefold() == row.name.casefold())
+        near = sorted(path for path in data.glob(pattern) if _spelled(path.name) in names)
         if folders := [path for path in near if path.is_dir()]:
             return folders[0].resolve()
     return None
+
+
+def _spelled(name: str) -> str:
+    """Return a folder's name without what people spell differently: CREMA-D, Crema_D and cremad are one."""
+    return "".join(char for char in name.casefold() if char.isalnum())
 
 
 def expand(path: str, variable: str) -> Path:

@@ -15,6 +15,7 @@ from emobench.errors import CorpusError, listing
 
 PATTERN = "MM-CC-EE-II-SS-RR-AA.wav or .flac in the folder Actor_AA"
 SUFFIXES = (".wav", ".flac")
+MAX_DEPTH = 3  # Kaggle's archive of four corpora lies so deep where it was unpacked into a folder of its own
 ACTOR = re.compile(r"actor[ _-]?\d", re.IGNORECASE)
 
 FIELDS = {  # in the order of the name; the meaning of each code
@@ -36,6 +37,8 @@ FIELDS = {  # in the order of the name; the meaning of each code
     "actor": {f"{actor:02d}": ("male" if actor % 2 else "female") for actor in range(1, 25)},
 }
 
+TEXTS = {"01": "Kids are talking by the door.", "02": "Dogs are sitting by the door."}
+
 
 def scan(root: Path, *, modalities: Collection[str] = ("03",), channels: Collection[str] = ("01",)) -> Scan:
     """Read the labels of a RAVDESS folder from its file names; no file is opened.
@@ -43,7 +46,7 @@ def scan(root: Path, *, modalities: Collection[str] = ("03",), channels: Collect
     Parameters
     ----------
     root : Path
-        The folder that holds ``Actor_01`` … ``Actor_24``, or one with a single folder that does. Links are followed,
+        The folder that holds ``Actor_01`` … ``Actor_24``, or one up to three folders above it. Links are followed,
         out of `root` too: people keep the audio on another disk. Anything named like a clip counts as one, also a
         directory; the audio layer refuses what it cannot decode.
     modalities, channels : collection of str
@@ -147,6 +150,7 @@ def describe(codes: dict[str, str], path: str) -> Utterance:
         statement=meaning["statement"],
         intensity=meaning["intensity"],
         repetition=meaning["repetition"],
+        text=TEXTS[codes["statement"]],
     )
 
 
@@ -162,28 +166,26 @@ def complete_copy(modalities: Collection[str], channels: Collection[str]) -> Ite
 
 
 def find_home(root: Path) -> Path:
-    """Return the folder that holds the actors' folders: `root`, or the one folder in it that does."""
+    """Return the folder that holds the actors' folders: `root`, or the one folder near below it that does."""
     if not os.path.isdir(root):
         state = "is not a folder" if os.path.lexists(root) else "does not exist"
         raise CorpusError(
             f"The root of RAVDESS must be a folder that holds Actor_01 … Actor_24. {os.path.abspath(root)} {state}. "
             f"Correct the root, or run `emobench data fetch ravdess`."
         )
-    if any(is_actor(root, name) for name in names_in(root)):
-        return root
-    homes = [
-        root / name
-        for name in names_in(root)
-        if not is_junk(name)
-        and os.path.isdir(root / name)
-        and any(is_actor(root / name, inner) for inner in names_in(root / name))
-    ]
-    if len(homes) > 1:
-        raise CorpusError(
-            f"The root of RAVDESS must hold one copy. {os.path.abspath(root)} holds several: "
-            f"{', '.join(home.name for home in homes)}. Set the root to one of them."
-        )
-    return homes[0] if homes else root
+    level = [root]
+    for _ in range(MAX_DEPTH + 1):
+        homes = [folder for folder in level if any(is_actor(folder, name) for name in names_in(folder))]
+        if len(homes) > 1:
+            raise CorpusError(
+                f"The root of RAVDESS must hold one copy. {os.path.abspath(root)} holds several: "
+                f"{', '.join(home.relative_to(root).as_posix() for home in homes)}. Set the root to one of them."
+            )
+        if homes:
+            return homes[0]
+        inside = [folder / name for folder in level for name in names_in(folder) if not is_junk(name)]
+        level = [folder for folder in inside if os.path.isdir(folder)]
+    return root
 
 
 def list_clips(home: Path) -> tuple[list[str], list[str]]:

@@ -334,7 +334,8 @@ def _stand_in(corpus: CorpusConfig, row: CorpusSpec) -> str:
 
 def _place_remarks(corpus: CorpusConfig, row: CorpusSpec, root: Path | None) -> list[str]:
     data = data_folder()
-    if root is None or data is None or corpus.root or corpus.path or root in [p.resolve() for p in places(row)]:
+    known = [place.resolve() for place in places(row)]
+    if root is None or data is None or corpus.root or corpus.path or root in known or root.parent == data.resolve():
         return []
     return [f"{row.name}: found in {root}, which is not directly below EMOBENCH_DATA ({data})"]
 

@@ -26,20 +26,23 @@ data_app = add_group("data", "List, check, make, sample or download corpora.")
 @data_app.command("list")
 @takes_manner
 def data_list(*, manner: Manner) -> None:
-    """List the corpora and where they are."""
+    """List the corpora: where they are, their licence and size, and how to get them."""
     from emobench.corpora import CORPORA
     from emobench.corpora.location import locate
     from emobench.registry import rows
 
     listed = [(row, locate(row)) for row in rows("corpus", CORPORA)]
     if manner.as_json:
+        about = ("name", "title", "licence", "size_mb", "source")
         return print_json(
-            [
-                {"name": row.name, "title": row.title, "licence": row.licence, "folder": folder and str(folder)}
-                for row, folder in listed
-            ]
+            [{**{key: getattr(row, key) for key in about}, "folder": folder and str(folder)} for row, folder in listed]
         )
-    print_columns([(row.name, str(folder or row.where), row.title) for row, folder in listed])
+    shown = []
+    for row, folder in listed:
+        facts = (row.licence, f"{row.size_mb} MB" if row.size_mb else "", "" if folder else row.source)
+        shown.append((row.name, str(folder or row.where), row.title))
+        shown.append(("", "", "; ".join(filter(None, facts))))
+    print_columns(shown)
 
 
 @data_app.command("verify")
