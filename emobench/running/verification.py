@@ -37,7 +37,7 @@ class Verification:
     identical : tuple of tuple of str
         Groups of utterances with the same audio.
     conflicts : tuple of str
-        Those among them that have two emotions or two speakers.
+        Those among them that have two emotions or two speakers, but for known defects.
     """
 
     name: str
@@ -53,35 +53,69 @@ class Verification:
     def missing(self) -> tuple[str, ...]:
         return self.scan.missing
 
+    @property
+    def n_used(self) -> dict[str, int]:
+        """How many recordings each rule of `exclude:` leaves."""
+        n_found, rules = len(self.scan.utterances), {"none": {}, "known": {}, **self.scan.defects}
+        return {rule: n_found - len(defects) for rule, defects in rules.items()}
+
     def summary(self, *, short: bool = False) -> dict[str, Any]:
         """Return the figures for people, or with every list for machines."""
-        emotions = Counter(utterance.emotion for utterance in self.scan.utterances)
+        counts = {part: _count(self.scan, part) for part in ("emotion", "sex", "speaker")}
+        defects = self.scan.defects.get("known", {})
         figures: dict[str, Any] = {
             "corpus": self.name,
             "folder": str(self.root),
             "recordings": len(self.scan.utterances),
-            "speakers": len({utterance.speaker for utterance in self.scan.utterances}),
-            "emotions": dict(sorted(emotions.items())),
+            "speakers": len(counts["speaker"]),
+            "emotions": counts["emotion"],
+            "sexes": counts["sex"],
+            "by_speaker": counts["speaker"],
             "hours": round(self.duration_s / 3600, 3),
             "missing": list(self.missing),
             "bad": [str(fault) for fault in self.faults],
             "warnings": list(self.warnings),
             "identical_audio": [list(group) for group in self.identical],
             "conflicts": list(self.conflicts),
+            "known_defects": [f"{path}: {reason}" for path, reason in sorted(defects.items())],
+            "used_with_exclude": self.n_used,
+            "left_out": dict(self.scan.left_out),
+            "remarks": list(self.scan.remarks),
             "ignored_files": list(self.scan.ignored),
         }
         if not short:
             return figures
-        counts = {
-            key: len(figures[key])
-            for key in ("missing", "bad", "warnings", "conflicts", "ignored_files")
-            if isinstance(figures[key], list)
-        }
+        lists = {key: len(figures[key]) for key in ("missing", "bad", "warnings", "conflicts", "ignored_files")}
         shown = {
-            "emotions": ", ".join(f"{emotion} {count}" for emotion, count in sorted(emotions.items())),
+            "emotions": _told(counts["emotion"]),
+            "sexes": _told(counts["sex"]),
+            "by_speaker": _told_evenly(counts["speaker"]),
             "identical_audio": "; ".join(" = ".join(group) for group in self.identical) or "none",
+            "known_defects": "; ".join(figures["known_defects"]) or "none",
+            "used_with_exclude": _told(self.n_used),
+            "left_out": _told(self.scan.left_out) or "none",
+            "remarks": "; ".join(self.scan.remarks) or "none",
         }
-        return {**figures, **counts, **shown}
+        return {**figures, **lists, **shown}
+
+
+def _count(scan: Scan, part: str) -> dict[str, int]:
+    """Return how many recordings each value of a part of an utterance has."""
+    counts = Counter(getattr(utterance, part) or "unknown" for utterance in scan.utterances)
+    return dict(sorted(counts.items()))
+
+
+def _told(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{value} {count}" for value, count in counts.items())
+
+
+def _told_evenly(counts: Mapping[str, int]) -> str:
+    """Return counts of which most are the same: ``82 each, except 1002 81``."""
+    [(usual, n_usual)] = Counter(counts.values()).most_common(1)
+    others = {value: count for value, count in counts.items() if count != usual}
+    if n_usual < 2 or len(others) > n_usual:
+        return _told(counts)
+    return f"{usual} each" + (f", except {_told(others)}" if others else "")
 
 
 def verify(
@@ -128,8 +162,10 @@ def verify(
                 warnings += [f"{folder / utterance.path}: {remark}" for remark in remarks]
     labels = _labels(corpus.label, [utterance for utterance in utterances if utterance.id in audio], audio)
     identical = sorted(tuple(sorted(labels.ids[row] for row in group)) for group in find_groups(labels.audio))
+    defects = found.defects.get("known", {})
+    sound = _labels(corpus.label, [u for u in utterances if u.id in audio and u.path not in defects], audio)
     conflicts = [
-        describe_conflict(labels, group, is_silent=labels.ids[group[0]] in silent) for group in find_conflicts(labels)
+        describe_conflict(sound, group, is_silent=sound.ids[group[0]] in silent) for group in find_conflicts(sound)
     ]
     return Verification(
         corpus.label,
@@ -160,7 +196,7 @@ def _corpus(name: str, root: Path | None, path: Path | None) -> CorpusConfig:
     if get_corpus(name).needs_path and path is None:
         raise ConfigError(f"Corpus {name!r} needs --path, the CSV of its recordings. Add it.")
     given = {"root": root and str(root), "path": path and str(path)}
-    corpus = {"name": name, **{key: value for key, value in given.items() if value is not None}}
+    corpus = {"name": name, "exclude": "none", **{key: value for key, value in given.items() if value is not None}}
     return validate_config({"corpora": [corpus], "models": ["dummy"]}, "data verify").corpora[0]
 
 

@@ -56,8 +56,8 @@ def data_verify(
 ) -> None:
     """Check every recording of a corpus.
 
-    Decodes each file to its end and lists what is missing, damaged, present twice, or contradictory: identical audio
-    with two labels.
+    Decodes each file to its end, counts by emotion, sex and speaker, and lists what is missing, damaged, present
+    twice, or contradictory: identical audio with two labels.
     """
     from emobench.cli.console import ConsoleReporter
     from emobench.errors import MAX_LISTED, listing
@@ -68,7 +68,7 @@ def data_verify(
         print_json(found.summary())
     else:
         print_columns([(key, str(value)) for key, value in found.summary(short=True).items()])
-    problems = [*(f"missing: {stem}" for stem in found.missing), *map(str, found.faults)]
+    problems = [*map(str, found.faults), *(f"missing: {stem}" for stem in found.missing)]
     if problems:
         limit = len(problems) if manner.verbose else MAX_LISTED
         complain(
