@@ -193,6 +193,11 @@ def test_scan_normalises_sex_and_refuses_what_it_cannot(corpus):
     assert "line 3: speaker '1' has sex 'male', but 'female' on line 2" in contradiction
 
 
+def test_scan_passes_over_dimensions_with_a_remark(corpus):
+    found = scan(None, path=corpus("path,speaker,emotion,Valence,arousal,age\na.wav,1,sad,0.1,0.2,30\n"))
+    assert "passed over 'Valence', 'arousal': emobench compares categories of emotion, not dimensions" in found.remarks
+
+
 def test_scan_takes_two_unicode_spellings_of_a_speaker_for_one(corpus):
     path = corpus(HEADER + "a.wav,Zo\u00eb,sad\nb.wav,Zoe\u0308,sad\n")
     assert {utterance.speaker for utterance in scan(None, path=path).utterances} == {"Zo\u00eb"}

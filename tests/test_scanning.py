@@ -94,7 +94,7 @@ def test_check_scan_orders_utterances_and_gives_them_the_name_of_the_results(tmp
         ([one("c.wav")], "'c.wav': cannot be found"),
         ([one("../a.wav")], "must be relative to the root"),
         ([one("/a.wav")], "must be relative to the root"),
-        ([one(speaker="")], "'a.wav': has no speaker"),
+        ([one("b.wav"), one(speaker="")], "'a.wav': has no speaker"),
         ([one(emotion="")], "'a.wav': has no emotion"),
         ([one(emotion="bored")], "1 recordings have the label .bored., which is none of happy, sad"),
         ([one(sex="f")], "its sex is 'f', not female, male or empty"),
@@ -102,7 +102,7 @@ def test_check_scan_orders_utterances_and_gives_them_the_name_of_the_results(tmp
     ],
 )
 def test_check_scan_names_what_is_wrong(tmp_path, utterances, says):
-    touch(tmp_path, "a.wav")
+    touch(tmp_path, "a.wav", "b.wav")
     with pytest.raises(CorpusError, match=says):
         check_scan(Scan(tuple(utterances)), ROW, tmp_path, "mine")
 
@@ -112,6 +112,12 @@ def test_check_scan_warns_once_of_names_that_other_systems_take_for_one(tmp_path
     touch(tmp_path, *names)
     (remark,) = check_scan(Scan(tuple(map(one, names))), ROW, tmp_path, "mine").remarks
     assert remark.endswith("kept as different recordings: 'X.wav' and 'x.wav'; 'ba\\u0308.wav' and 'b\\xe4.wav'")
+
+
+def test_check_scan_takes_a_corpus_of_unknown_speakers(tmp_path):
+    touch(tmp_path, "a.wav", "b.wav")
+    found = check_scan(Scan((one(speaker=""), one("b.wav", speaker=""))), ROW, tmp_path, "mine")
+    assert {utterance.speaker for utterance in found.utterances} == {""}
 
 
 def test_check_scan_of_a_planned_corpus_looks_for_no_file():

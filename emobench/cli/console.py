@@ -85,9 +85,7 @@ def print_outcome(outcome: Outcome, *, reporter: ConsoleReporter) -> None:
     for (corpus, features, protocol), part in outcome.leaderboard.groupby(
         ["corpus", "features", "protocol"], sort=False
     ):
-        waives = part.iloc[0]["waives"]
-        note = f"shares {waives.replace('+', ', ')}: NOT for new speakers" if waives else "unheard speakers"
-        title = f"{corpus} · {features} · {protocol} ({note})"
+        title = f"{corpus} · {features} · {protocol} ({leaderboard.shared(part.iloc[0]['waives'])})"
         headings, rows = leaderboard.table(part)
         print_table(headings, rows, title=title, first=LEADERBOARD, names=("entry",), whole="See leaderboard.csv.")
     reporter.say(f"{outcome.n_computed} jobs computed, {outcome.n_reused} reused, {outcome.n_failed} failed.")

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from _csv import Reader
 
 REQUIRED = ("path", "speaker", "emotion")
-OPTIONAL = ("sex", "statement", "intensity", "repetition")
+OPTIONAL = ("sex", "statement", "intensity", "repetition", "text")
+DIMENSIONS = ("valence", "arousal", "activation", "dominance")
 ALSO_CALLED = {  # by other programs, in any case, with spaces or hyphens for underscores
     "path": (
         *("file", "filename", "file_name", "filepath", "file_path", "wav", "wav_path", "wav_file"),
@@ -51,9 +52,9 @@ def scan(root: Path | None = None, *, path: Path) -> Scan:
         Folder that the paths in the CSV are relative to; by default the CSV's own.
     path : Path
         CSV in UTF-8, separated by commas. Its header names ``path, speaker, emotion`` and, if known, ``sex, statement,
-        intensity, repetition``; a column called as in `ALSO_CALLED` is understood where the usual one is absent, and
-        others are passed over. A required cell spelled like a missing value is an
-        error, so that a speaker called ``NA`` cannot become nobody; an optional one is empty.
+        intensity, repetition, text``; a column called as in `ALSO_CALLED` is understood where the usual one is absent,
+        and others are passed over. Without the column ``speaker``, speakers are unknown. A required cell spelled like
+        a missing value is an error, so that a speaker called ``NA`` cannot become nobody; an optional one is empty.
 
     Raises
     ------
@@ -81,7 +82,7 @@ def scan(root: Path | None = None, *, path: Path) -> Scan:
             sex, line = sexes.setdefault(utterance.speaker, (utterance.sex, row.line))
             if first != row.line:
                 faults.append(f"path {utterance.path!r} is the same file as on line {first}")
-            if sex != utterance.sex:
+            if utterance.speaker and sex != utterance.sex:
                 faults.append(f"speaker {utterance.speaker!r} has sex {utterance.sex!r}, but {sex!r} on line {line}")
             utterances.append(utterance)
         problems += [(row.line, fault) for fault in faults]
@@ -132,6 +133,7 @@ def read_rows(text: str, *, source: str) -> tuple[list[Row], list[tuple[int, str
             if not header:
                 header, remarks = understand([cell.strip() for cell in cells], source)
                 header = check_header(header, source)
+                remarks += _passed_over(header)
             elif len(cells) == len(header):
                 rows.append(Row(line, dict(zip(header, cells, strict=True))))
             else:
@@ -176,6 +178,8 @@ def understand(header: list[str], source: str) -> tuple[list[str], list[str]]:
 def check_header(header: list[str], source: str) -> list[str]:
     """Return the header if it has the required columns, and no known column twice."""
     absent = [column for column in REQUIRED if column not in header]
+    if absent == ["speaker"] and len(header) > 1 and not did_you_mean("speaker", header):
+        absent = []
     twice = [column for column in (*REQUIRED, *OPTIONAL) if header.count(column) > 1]
     if not absent and not twice:
         return header
@@ -213,9 +217,19 @@ def refuse_absolute(rows: Sequence[Row], source: str) -> None:
     )
 
 
+def _passed_over(header: list[str]) -> list[str]:
+    """Return remarks on a column that is not there, and on those that look as if a run took them."""
+    remarks = [] if "speaker" in header else ["no column 'speaker': speakers are unknown"]
+    dimensions = [name for name in header if name.casefold() in DIMENSIONS]
+    if dimensions:
+        named = ", ".join(map(repr, dimensions))
+        remarks.append(f"passed over {named}: emobench compares categories of emotion, not dimensions")
+    return remarks
+
+
 def faults_in(row: Row, root: Path) -> list[str]:
     """Return what is wrong with a row by itself."""
-    faults = [f"{column} is {row.cells[column]!r}" for column in REQUIRED if is_missing(row.cells[column])]
+    faults = [f"{column} is {row.cells[column]!r}" for column in REQUIRED if is_missing(row.cells.get(column, "?"))]
     sex = row.cells.get("sex", "")
     if not is_missing(sex) and sex.strip().lower() not in SEXES:
         faults.append(f"sex is {sex!r}, not female, male, f, m or empty")

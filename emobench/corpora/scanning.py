@@ -117,7 +117,7 @@ def check_scan(found: Scan, row: CorpusSpec, root: Path | None, name: str, *, la
     ------
     CorpusError
         With every utterance that has no file, speaker or emotion, or another one's path; and with every emotion that
-        neither the row nor the config knows.
+        neither the row nor the config knows. Where no utterance has a speaker, speakers are unknown.
     """
     if not isinstance(found, Scan):
         raise CorpusError(
@@ -125,8 +125,9 @@ def check_scan(found: Scan, row: CorpusSpec, root: Path | None, name: str, *, la
         )
     problems: list[str] = []
     seen: set[str] = set()
+    required = ("speaker", "emotion") if any(utterance.speaker for utterance in found.utterances) else ("emotion",)
     for utterance in found.utterances:
-        problems += [f"{utterance.path!r}: {fault}" for fault in _faults(utterance, row, root, seen)]
+        problems += [f"{utterance.path!r}: {fault}" for fault in _faults(utterance, row, root, seen, required)]
         seen.add(utterance.path)
     problems += _unknown_labels(found.utterances, row, labels)
     if problems:
@@ -229,12 +230,14 @@ def leave_out(found: Scan, paths: Mapping[str, str], *, name: str, is_strict: bo
     return replace(found, utterances=kept, dropped=(*found.dropped, *dropped))
 
 
-def _faults(utterance: Utterance, row: CorpusSpec, root: Path | None, seen: set[str]) -> Iterator[str]:
+def _faults(
+    utterance: Utterance, row: CorpusSpec, root: Path | None, seen: set[str], required: tuple[str, ...]
+) -> Iterator[str]:
     if utterance.path in seen:
         yield "is listed twice"
     elif root is not None and (problem := path_problem(utterance.path, root)):
         yield problem
-    for part in ("speaker", "emotion"):
+    for part in required:
         if not getattr(utterance, part):
             yield f"has no {part}"
     if utterance.sex not in SEXES:

@@ -11,6 +11,8 @@ import numpy as np
 
 from emobench.registry import Option, Row, lookup
 
+UNKNOWN_SPEAKERS = "speakers unknown"  # what results have in place of what training and test share
+
 
 @dataclass(frozen=True)
 class Fold:
@@ -57,6 +59,11 @@ class Labels:
     intensities: tuple[str, ...] = ()
     source: str = ""
 
+    @property
+    def has_speakers(self) -> bool:
+        """Whether the corpus tells who speaks; a split of one that does not cannot be certified."""
+        return any(self.speakers)
+
     def take(self, rows: np.ndarray) -> Labels:
         """Return the labels of some rows."""
         names = {"corpus", "source"}
@@ -82,6 +89,8 @@ class ProtocolSpec(Row):
         What is new in a test part besides the speaker, or instead: ``"statement"``, ``"intensity"`` or ``"sex"``.
     corpora : tuple of str
         The corpora it is defined for; empty for any.
+    needs_speakers : bool
+        Whether it cannot split a corpus whose speakers are unknown.
     """
 
     kind: ClassVar[str] = "protocol"
@@ -94,7 +103,12 @@ class ProtocolSpec(Row):
     waives: tuple[str, ...] = ()
     holds_out: str = ""
     corpora: tuple[str, ...] = ()
+    needs_speakers: bool = True
     version: int = 1
+
+    def shares(self, labels: Labels) -> tuple[str, ...]:
+        """Return what results say that training and test share, or that nobody knows."""
+        return self.waives if labels.has_speakers else (UNKNOWN_SPEAKERS,)
 
     @property
     def is_speaker_independent(self) -> bool:
@@ -135,6 +149,7 @@ PROTOCOLS: dict[str, ProtocolSpec] = {
             "emobench.protocols.folds:random_kfold",
             options={"n_splits": Option(int, 6, ge=2)},
             waives=("speaker",),
+            needs_speakers=False,
         ),
         ProtocolSpec(
             "statement-out",
@@ -161,6 +176,7 @@ PROTOCOLS: dict[str, ProtocolSpec] = {
             "The folds of a folds.csv (utterance, fold), such as an earlier run wrote",
             "emobench.protocols.folds:from_file",
             options={"path": Option(Path), "protocol": Option(str, "")},
+            needs_speakers=False,
         ),
     )
 }

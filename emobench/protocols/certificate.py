@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from emobench.errors import listing
-from emobench.protocols import Labels
+from emobench.protocols import UNKNOWN_SPEAKERS, Labels
 
 if TYPE_CHECKING:
     pass
@@ -63,7 +63,8 @@ def check_classes(
 def certify(labels: Labels, folds: Sequence[Fold], *, protocol: str, waives: Sequence[str] = ()) -> dict[str, Any]:
     """Prove, fold by fold, that nothing of the test part is in the training part.
 
-    Compares utterances, speakers and the audio itself, and that each utterance is tested exactly once a repeat.
+    Compares utterances, speakers and the audio itself, and that each utterance is tested exactly once a repeat. Where
+    speakers are unknown nothing is certified: ``is_certified`` is false, and no count of shared speakers is there.
 
     Returns
     -------
@@ -79,7 +80,7 @@ def certify(labels: Labels, folds: Sequence[Fold], *, protocol: str, waives: Seq
     for fold in folds:
         _refuse_shared(labels.ids, labels, fold, protocol, "utterance")
         _refuse_shared(labels.audio, labels, fold, protocol, "audio")
-        if "speaker" not in waives:
+        if "speaker" not in waives and labels.has_speakers:
             _refuse_shared(labels.speakers, labels, fold, protocol, "speaker")
         proofs.append(
             {
@@ -88,8 +89,7 @@ def certify(labels: Labels, folds: Sequence[Fold], *, protocol: str, waives: Seq
                 "n_test": len(fold.test),
                 "train": rows_fingerprint(labels.ids, fold.train),
                 "test": rows_fingerprint(labels.ids, fold.test),
-                "test_speakers": sorted({labels.speakers[row] for row in fold.test}),
-                "shared_speakers": len(_values(labels.speakers, fold.train) & _values(labels.speakers, fold.test)),
+                **(_speakers(labels, fold) if labels.has_speakers else {}),
                 "shared_audio": 0,
                 "shared_utterances": 0,
             }
@@ -99,12 +99,18 @@ def certify(labels: Labels, folds: Sequence[Fold], *, protocol: str, waives: Seq
         raise LeakageError(f"Protocol {protocol!r} must test an utterance once. It tests some in two folds. Mend it.")
     return {
         "protocol": protocol,
-        "waives": list(waives),
+        "waives": list(waives) if labels.has_speakers else [UNKNOWN_SPEAKERS],
+        **({} if labels.has_speakers else {"is_certified": False}),
         "folds_fingerprint": fold_fingerprint(folds, labels.ids),
         "n_utterances": len(labels.ids),
         "n_tested": len(tested),
         "folds": proofs,
     }
+
+
+def _speakers(labels: Labels, fold: Fold) -> dict[str, Any]:
+    tested = _values(labels.speakers, fold.test)
+    return {"test_speakers": sorted(tested), "shared_speakers": len(_values(labels.speakers, fold.train) & tested)}
 
 
 def _refuse_shared(values: Sequence[str], labels: Labels, fold: Fold, protocol: str, what: str) -> None:

@@ -51,6 +51,12 @@ def split(
             f"Protocol {row.name!r} must be used with {' or '.join(row.corpora)}. Got corpus {labels.corpus!r}. "
             "Take loso or group-kfold, which fit any corpus."
         )
+    if row.needs_speakers and not labels.has_speakers:
+        corpus = f"Corpus {labels.corpus!r}" if labels.corpus else "The corpus"
+        raise SplitError(
+            f"{corpus} does not tell who speaks, so {row.name!r} cannot keep speakers apart. Add the column 'speaker' "
+            "to its manifest, or take random-kfold or file, whose every result then says that speakers are unknown."
+        )
     defaults = {option: its.default for option, its in row.options.items()}
     numbers = _assign(row, labels, seed, defaults | dict(options or {}))
     return [

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from emobench.protocols import UNKNOWN_SPEAKERS
 from emobench.reports import slices
 from emobench.reports.timing import with_noise
 from emobench.results.tables import LEADERBOARD, further_metrics, in_markdown
@@ -124,7 +125,8 @@ def _worst_speakers(whole: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame
     rows = []
     for key, part in whole.groupby(KEYS, sort=False):
         uars = slices.by_speaker(count_rows(part, declared(run)[key[0]]))["uar"]
-        rows.append(dict(zip(KEYS, key, strict=True)) | {"worst_speaker_uar": round(uars.min(), DECIMALS)})
+        worst = round(uars.min(), DECIMALS) if part["speaker"].any() else math.nan
+        rows.append(dict(zip(KEYS, key, strict=True)) | {"worst_speaker_uar": worst})
     return pd.DataFrame(rows, columns=[*KEYS, "worst_speaker_uar"])
 
 
@@ -214,8 +216,9 @@ def to_markdown(frame: pd.DataFrame, run: Mapping[str, Any]) -> str:
         lines += [
             f"## {in_markdown(corpus)} · {in_markdown(features)} · {in_markdown(protocol)}",
             "",
-            f"{first['n_utterances']} utterances, {first['n_speakers']} speakers, {len(about['classes'])} emotions "
-            f"({in_markdown(', '.join(about['classes']))}); chance is {1 / len(about['classes']):.3f}. "
+            f"{first['n_utterances']} utterances, {first['n_speakers'] or 'unknown'} speakers, "
+            f"{len(about['classes'])} emotions ({in_markdown(', '.join(about['classes']))}); "
+            f"chance is {1 / len(about['classes']):.3f}. "
             + honesty(first["waives"])
             + (f" {first['n_excluded']} recordings were excluded." if first["n_excluded"] else "")
             + " Intervals are over speakers; entries of one group cannot be told apart."
@@ -230,9 +233,18 @@ def to_markdown(frame: pd.DataFrame, run: Mapping[str, Any]) -> str:
 
 
 def honesty(waives: str) -> str:
+    if waives == UNKNOWN_SPEAKERS:
+        return "**Speakers unknown.** Nobody can say whether training has heard the people who are tested."
     if waives:
         return f"**Training and test share: {waives.replace('+', ', ')}.** Not a figure for new speakers."
     return "No speaker is in training and test."
+
+
+def shared(waives: str) -> str:
+    """Return in a few words whether a board's figures are for new speakers."""
+    if waives == UNKNOWN_SPEAKERS:
+        return waives
+    return f"shares {waives.replace('+', ', ')}: NOT for new speakers" if waives else "unheard speakers"
 
 
 def interval(row: Mapping[str, Any], metric: str = "uar") -> str:

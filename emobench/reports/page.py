@@ -19,7 +19,7 @@ from emobench.metrics import NO_PROBABILITIES, RECALL
 from emobench.reports import figures, timing
 from emobench.reports.leaderboard import KEYS, describe_features, figure, table
 from emobench.statistics.differences import describe_pairs
-from emobench.statistics.intervals import BOARD
+from emobench.statistics.intervals import BOARD, MIN_SPEAKERS
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -111,6 +111,7 @@ def _template() -> Template:
 
 def _corpus(name: str, about: Mapping[str, Any]) -> dict[str, Any]:
     return {
+        "random_split": "",
         **about,
         "name": name,
         "chance": 1 / len(about["classes"]),
@@ -141,7 +142,7 @@ def _board(
     without = set(of_board("intervals").loc[lambda table: table["reason"] == NO_PROBABILITIES, "entry"])
     drawn: dict[str, Any] = {
         **dict.fromkeys(("forest", "speakers", "trade_off"), ""),
-        **{"many_speakers": None, "fastest": [], "unbeaten": []},
+        **{"many_speakers": None, "few_speakers": None, "fastest": [], "unbeaten": []},
     }
     if names:
         sliced = of_board("slices")
@@ -150,9 +151,12 @@ def _board(
             speaker=per_speaker["value"],
             sex=[sexes.get((corpus, speaker), "") for speaker in per_speaker["value"]],
         )
-        per_speaker = per_speaker.set_index("entry").loc[names].reset_index()
         drawn["forest"] = Markup(figures.forest(scored, chance=chance))
-        drawn["speakers"] = Markup(figures.speakers(per_speaker, chance=chance))
+        if len(per_speaker):
+            per_speaker = per_speaker.set_index("entry").loc[names].reset_index()
+            drawn["speakers"] = Markup(figures.speakers(per_speaker, chance=chance))
+        if 0 < first["n_speakers"] < MIN_SPEAKERS:
+            drawn["few_speakers"] = _few_speakers(per_speaker, names)
         if len(per_speaker) > figures.MAX_POINTS * len(names):
             drawn["many_speakers"] = _many_speakers(per_speaker, names)
         timed = scored[scored["latency_p50_ms"].notna()]
@@ -238,6 +242,13 @@ def _slices(slices: pd.DataFrame, names: Sequence[str]) -> list[dict[str, Any]]:
         headings = [titles[statistic].format(value) for statistic, value in columns]
         found.append({"name": kind, "table": Table(["entry", *headings], rows), "reasons": _reasons(part)})
     return found
+
+
+def _few_speakers(per_speaker: pd.DataFrame, names: Sequence[str]) -> Table:
+    """Return the UAR of every speaker, a row an entry and a column a speaker."""
+    uar = per_speaker.pivot(index="entry", columns="value", values="uar").loc[list(names)]
+    rows = [[name, *(f"{value:.3f}" for value in uar.loc[name])] for name in names]
+    return Table(["entry", *uar.columns], rows)
 
 
 def _many_speakers(per_speaker: pd.DataFrame, names: Sequence[str]) -> dict[str, Table]:
@@ -398,7 +409,7 @@ def _certificates(run: Mapping[str, Any]) -> Table:
             certificate["protocol"],
             str(len(certificate["folds"])),
             f"{certificate['n_tested']} of {certificate['n_utterances']}",
-            *(str(sum(fold[name] for fold in certificate["folds"])) for name in _SHARED),
+            *(_shared(certificate, name) for name in _SHARED),
             certificate["folds_fingerprint"],
         ]
         for certificate in run["leakage_certificates"]
@@ -414,6 +425,11 @@ def _certificates(run: Mapping[str, Any]) -> Table:
         "fingerprint",
     ]
     return Table(headings, rows, n_names=2)
+
+
+def _shared(certificate: Mapping[str, Any], name: str) -> str:
+    counts = [fold.get(name) for fold in certificate["folds"]]
+    return "unknown" if None in counts else str(sum(counts))
 
 
 _SHARED = ("shared_speakers", "shared_audio", "shared_utterances")

@@ -99,6 +99,8 @@ def by_speaker(counts: Counts) -> pd.DataFrame:
 
 
 def _of_speakers(part: pd.DataFrame, labels: Sequence[str], further: Sequence[MetricSpec]) -> Iterator[dict[str, Any]]:
+    if not part["speaker"].any():  # unknown
+        return
     counts = count_rows(part, labels)
     scores = by_speaker(counts).assign(**{row.name: score_speakers(counts, row) for row in further})
     for speaker, row in zip(scores.index, scores.to_dict("records"), strict=True):

@@ -129,7 +129,8 @@ class Dataset:
 
     @property
     def n_speakers(self) -> int:
-        return len(set(self.labels.speakers))
+        """Number of speakers, 0 where they are unknown."""
+        return len(set(self.labels.speakers) - {""})
 
     @property
     def left_out(self) -> dict[str, int]:

@@ -192,7 +192,7 @@ class Experiment:
             model=model.name,
             params=model.params,
             protocol=protocol.label if protocol else "",
-            waives=get_protocol(protocol.name).waives if protocol else (),
+            waives=get_protocol(protocol.name).shares(dataset.labels) if protocol else (),
             repeat=repeat,
             fold=fold.index,
             random_state=derive_seed(identity),

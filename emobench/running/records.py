@@ -13,6 +13,7 @@ import numpy as np
 from emobench import metrics, models
 from emobench.bundles.manifest import describe
 from emobench.bundles.storage import Bundle, read_bundle, write_bundle
+from emobench.corpora import get_corpus
 from emobench.errors import BundleError
 from emobench.features import get_features
 from emobench.files import storage_errors, write_bytes, write_json
@@ -225,6 +226,7 @@ def _run_json(experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str
                 "n_missing": dataset.n_missing,
                 "identical_audio": [list(pair) for pair in experiment.duplicates[dataset.name]],
                 **_labels(dataset),
+                **_of_random_splits(dataset),
             }
             for corpus, dataset in zip(experiment.config.corpora, experiment.datasets, strict=True)
         },
@@ -252,6 +254,11 @@ def _labels(dataset: Dataset) -> dict[str, Any]:
         **({"labels": renamed} if dataset.labels_before else {}),
         **({"left_out": dataset.left_out} if dataset.left_out else {}),
     }
+
+
+def _of_random_splits(dataset: Dataset) -> dict[str, str]:
+    text = get_corpus(dataset.source).random_split
+    return {"random_split": text} if text else {}
 
 
 def _plugins(experiment: Experiment) -> dict[str, Any]:

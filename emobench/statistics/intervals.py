@@ -25,6 +25,7 @@ from emobench.metrics import MetricSpec
 from emobench.statistics.counts import Counts, Scorer, row_of, why_undefined
 
 CONFIDENCE = 0.95
+MIN_SPEAKERS = math.ceil(1 - math.log2(1 - CONFIDENCE))  # with fewer there is no interval; see `interval`
 N_RESAMPLES = 9999
 MIN_SPEAKERS_OF_CLASS = 4
 PLACES = 12  # differences are rounded to it, so that what is equal in exact arithmetic is a tie
@@ -195,6 +196,7 @@ def interval(
     - Too few speakers for the level, ``2**(1 - n) > 1 - confidence`` (at 95 %: fewer than 6; one speaker always): NaN.
       Resamples cannot leave the range of the speakers, and that range misses the median speaker so often by itself;
       the swap test of `difference` cannot reach the level with fewer either.
+    - Speakers unknown: NaN.
     - A declared class that nobody speaks: NaN, as the score.
     - Speakers that lack a class: resamples in which nobody speaks it are left out. Where fewer than four speakers have
       it, NaN (coverage falls to 89 % with three of 24, and is 93 % with four).
@@ -225,6 +227,8 @@ def bounds(spread: Spread, counts: Counts, row: MetricSpec, *, confidence: float
     n, observed = len(counts.speakers), spread.observed
     if spread.problem or math.isnan(observed):
         return nothing(spread.problem or why_undefined(counts, row))
+    if not any(counts.speakers):
+        return nothing("an interval is over speakers, who are unknown")
     if 2.0 ** (1 - n) > 1 - confidence:
         enough = math.ceil(1 - math.log2(1 - confidence))
         return nothing(f"an interval at {confidence:.0%} takes at least {enough} speakers, there are {n}")

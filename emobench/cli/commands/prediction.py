@@ -273,6 +273,8 @@ def _tensor(tensor: Tensor) -> str:
 
 def _score(row: Any) -> str:
     """Return a score on one protocol as a person reads it."""
+    from emobench.reports.leaderboard import shared
+
     if not isinstance(row, dict) or not row:
         return "unknown"
 
@@ -280,7 +282,7 @@ def _score(row: Any) -> str:
         value = row.get(name)
         return f"{value:.3f}" if isinstance(value, int | float) else "–"
 
-    waives = f" (shares {row['waives']}: NOT for new speakers)" if row.get("waives") else ""
+    waives = f" ({shared(row['waives'])})" if row.get("waives") else ""
     interval = f" [{figure('uar_low')}, {figure('uar_high')}]"
     return (
         f"{row.get('protocol', '')}{waives}: UAR {figure('uar')}{interval}, WAR {figure('war')}, "
