@@ -22,9 +22,22 @@ from emobench.corpora.synthetic.design import plan
 
 EMOBENCH = [sys.executable, "-m", "emobench"]
 HEAVY = ("keras", "librosa", "numpy", "optuna", "pandas", "pyarrow", "scipy", "sklearn", "tensorflow", "xgboost")
-GROUPS = {"data": ["list", "verify", "make", "sample", "fetch"], "store": ["ls", "verify", "gc"]}
+GROUPS = {"data": ["list", "verify", "manifest", "make", "sample", "fetch"], "store": ["ls", "verify", "gc"]}
 COMMANDS = [
-    *("run", "plan", "premium", "compare", "report", "predict", "export", "inspect", "latency", "list", "features"),
+    *(
+        "init",
+        "run",
+        "plan",
+        "premium",
+        "compare",
+        "report",
+        "predict",
+        "export",
+        "inspect",
+        "latency",
+        "list",
+        "features",
+    ),
     *GROUPS,
     *(f"{group} {name}" for group, names in GROUPS.items() for name in names),
 ]

@@ -2,6 +2,7 @@
 
 # ruff: noqa: I001  (the order is that of --help)
 from emobench.cli.frame import app
+from emobench.cli.commands import start
 from emobench.cli.commands import runs
 from emobench.cli.commands import premium
 from emobench.cli.commands import compare
@@ -12,4 +13,16 @@ from emobench.cli.commands import registries
 from emobench.cli.commands import data
 from emobench.cli.commands import store
 
-__all__ = ["app", "compare", "data", "latency", "prediction", "premium", "registries", "report", "runs", "store"]
+__all__ = [
+    "app",
+    "compare",
+    "data",
+    "latency",
+    "prediction",
+    "premium",
+    "registries",
+    "report",
+    "runs",
+    "start",
+    "store",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -20,13 +21,21 @@ from emobench.cli.frame import (
 )
 from emobench.errors import ConfigError
 
-data_app = add_group("data", "List, check, make, sample or download corpora.")
+data_app = add_group("data", "List, check, describe, make, sample or download corpora.")
+
+
+class Kind(StrEnum):
+    """What a manifest is made from."""
+
+    regex = "regex"
+    audformat = "audformat"
+    emobox = "emobox"
 
 
 @data_app.command("list")
 @takes_manner
 def data_list(*, manner: Manner) -> None:
-    """List the corpora: where they are, their licence and size, and how to get them."""
+    """List the corpora, where they are and how to get them."""
     from emobench.corpora import CORPORA
     from emobench.corpora.location import locate
     from emobench.registry import rows
@@ -84,6 +93,51 @@ def data_verify(
         )
     if problems or found.conflicts:
         raise typer.Exit(3)
+
+
+@data_app.command("manifest")
+@takes_manner
+def data_manifest(
+    sources: Annotated[
+        list[Path], typer.Argument(metavar="SOURCE...", help="The folder of recordings; tables; or lists of EmoBox.")
+    ],
+    *,
+    kind: Annotated[Kind, typer.Option("--from", help="What SOURCE is.")],
+    pattern: Annotated[
+        str, typer.Option("--pattern", metavar="REGEX", help="Groups named speaker, emotion, sex … of a path or name.")
+    ] = "",
+    label: Annotated[
+        list[str], typer.Option("--label", metavar="CODE=EMOTION", help="Name a label; may be repeated.")
+    ] = [],  # noqa: B006  (typer reads the default, nobody changes it)
+    root: Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Folder of the recordings.")] = None,
+    manner: Manner,
+) -> None:
+    """Write a manifest from what there is.
+
+    `regex` reads names of files by a pattern with named groups, `audformat` the tables of a database (CSV or Parquet),
+    `emobox` lists of JSON lines. Writes manifest.csv into the folder of the recordings.
+    """
+    from emobench.corpora import drafts
+    from emobench.corpora.manifest import scan
+    from emobench.files import write_bytes
+
+    home = root or (sources[0] if kind is Kind.regex else sources[0].parent)
+    path, labels = home / "manifest.csv", dict(drafts.pairs(label))
+    if path.exists():
+        raise ConfigError(f"{path} exists. Remove or rename it.")
+    if kind is Kind.regex:
+        draft = drafts.from_names(home, pattern, labels=labels)
+    elif kind is Kind.emobox:
+        draft = drafts.from_emobox(sources, home, pattern=pattern, labels=labels)
+    else:
+        draft = drafts.from_audformat(sources, home, labels=labels)
+    write_bytes(path, draft.text().encode())
+    scan(path=path)
+    if manner.as_json:
+        return print_json({"manifest": str(path), "recordings": len(draft.rows), "remarks": list(draft.remarks)})
+    for remark in draft.remarks:
+        print(printable(remark))
+    print(printable(f"Wrote {path}: {len(draft.rows)} recordings"))
 
 
 @data_app.command("make")
