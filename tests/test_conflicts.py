@@ -15,7 +15,7 @@ from conftest import SR
 import emobench
 from emobench.cli.main import main
 from emobench.config.yaml import load_config
-from emobench.corpora import CORPORA, get_corpus
+from emobench.corpora import CORPORA, get_corpus, manifest
 from emobench.errors import ConfigError, CorpusError, DataError
 from emobench.running.planning import plan
 from emobench.running.verification import verify
@@ -147,10 +147,18 @@ def test_exclude_takes_known_none_or_paths(corpus, given):
 
 
 def test_known_defects_are_left_out_unless_the_config_says_none(corpus, monkeypatch):
-    row = replace(get_corpus("manifest"), defects={SILENT[0]: "has no sound", "s9/gone.wav": "not in this copy"})
+    defects = {"known": {SILENT[0]: "has no sound", "s9/gone.wav": "not in this copy"}, "older": {}}
+
+    def scan(root, *, path):
+        return replace(manifest.scan(root, path=path), defects=defects)
+
+    row = replace(get_corpus("manifest"), scan=scan, exclusions=("older",))
     monkeypatch.setitem(CORPORA, "manifest", row)
-    assert plan(config_of(corpus)).remarks == ("mine: left out 1 recordings: has no sound",)
+    assert plan(config_of(corpus)).remarks == ("mine: left out 1 recordings: has no sound (exclude: known)",)
     assert plan(config_of(corpus, exclude="none")).remarks == ()
+    assert plan(config_of(corpus, exclude="older")).remarks == ()
+    with pytest.raises(ConfigError, match="exclude: must be known, none, older, or a list of paths .*'old'.*'older'"):
+        load_config(config_of(corpus, exclude="old"))
 
 
 def test_everything_silent_is_no_corpus(corpus):

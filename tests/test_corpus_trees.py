@@ -17,6 +17,10 @@ from corpus_trees import (
 )
 
 from emobench.cli.main import main
+from emobench.config.yaml import validate_config
+from emobench.errors import CorpusError
+from emobench.reporter import Reporter
+from emobench.running.experiment import prepare
 from emobench.running.verification import verify
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 82260\n"
@@ -71,6 +75,27 @@ def test_corpus_is_counted(tmp_path, capsys, name, names, n, by_speaker, sexes):
     assert (shown["recordings"], shown["missing"], shown["bad"], shown["identical_audio"]) == (str(n), "0", "0", "none")
     assert (shown["by_speaker"], shown["sexes"]) == (by_speaker, sexes)
     assert shown["used_with_exclude"] == f"none {n}, known {n}"
+
+
+@pytest.mark.parametrize(("rule", "n"), [("none", 7442), ("known", 7435), ("tfds", 7438)])
+def test_rule_of_exclusion_is_carried_out_and_certified(crema_d, rule, n):
+    corpus = {"name": "crema-d", "root": str(crema_d), "exclude": rule}
+    config = {"corpora": [corpus], "models": ["dummy"], "on_conflict": "drop"}
+    experiment = prepare(validate_config(config, folder=crema_d), reporter=Reporter())
+    [dataset], [certificate] = experiment.datasets, experiment.certificates
+    by_rule = [path for path, reason in dataset.dropped if f"(exclude: {rule})" in reason]
+    assert 7442 - len(by_rule) == n
+    assert certificate["exclude"] == rule
+    assert {row["utterance"] for row in certificate["dropped"]} == {f"crema-d/{path}" for path, _ in dataset.dropped}
+    in_conflict = len(dataset.dropped) - len(by_rule)
+    assert in_conflict == (2 * len(CREMA_SAME_AUDIO) if rule == "none" else 0)
+
+
+def test_conflicts_of_crema_d_end_a_run_that_excludes_none(crema_d):
+    corpus = {"name": "crema-d", "root": str(crema_d), "exclude": "none"}
+    config = validate_config({"corpora": [corpus], "models": ["dummy"]}, folder=crema_d)
+    with pytest.raises(CorpusError, match="1006_TIE_HAP_XX"):
+        prepare(config, reporter=Reporter())
 
 
 def test_git_lfs_pointers_are_refused_with_what_to_do(tmp_path, capsys):

@@ -10,7 +10,7 @@ from corpus_trees import tess_names, write_tree
 
 from emobench.config.yaml import validate_config
 from emobench.corpora.manifest import scan
-from emobench.errors import SplitError
+from emobench.errors import ConfigError, SplitError
 from emobench.reporter import Reporter
 from emobench.running.experiment import prepare
 from emobench.running.runner import run
@@ -69,6 +69,22 @@ def test_every_result_says_that_speakers_are_unknown(unknown, tmp_path):
     assert "<b>Speakers unknown.</b>" in page
     assert "never heard" not in page
     assert "speaker" not in set(pd.read_csv(outcome.folder / "slices.csv")["slice"])
+
+
+def test_speakers_that_a_corpus_names_can_be_passed_over(tiny_corpus, tmp_path):
+    path = tmp_path / "config.yaml"
+    corpus = f"{{name: manifest, path: {tiny_corpus / 'manifest.csv'}, speakers: unknown, labels: {{happy: glad}}}}"
+    path.write_text(f"corpora: [{corpus}]\nmodels: [dummy]\nprotocols: [{{name: random-kfold, n_splits: 3}}]\n")
+    outcome = run(path, output=tmp_path / "results", n_jobs=1, reporter=Reporter())
+    assert set(outcome.leaderboard["waives"]) == {"speakers unknown"}
+    page = (outcome.folder / "report.html").read_text()
+    assert "Labels before <code>labels:</code>: angry 8, happy 8, sad 8; after: angry 8, glad 8, sad 8." in page
+
+
+def test_speakers_must_be_unknown_or_spellings(tiny_corpus):
+    corpus = {"name": "manifest", "path": str(tiny_corpus / "manifest.csv"), "speakers": "none"}
+    with pytest.raises(ConfigError, match="must be unknown, or give one spelling of a speaker another. Got 'none'"):
+        validate_config({"corpora": [corpus], "models": ["dummy"]}, folder=tiny_corpus)
 
 
 def test_file_of_folds_splits_unknown_speakers(unknown, tmp_path):

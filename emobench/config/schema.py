@@ -138,11 +138,18 @@ class _WithOptions(_Closed):
 
 
 def _exclusions(given: Any) -> str | list[str]:
-    if given in ("known", "none"):
-        return given
-    if not isinstance(given, list) or not all(isinstance(path, str) and path for path in given):
+    paths = given if isinstance(given, list) else [given]
+    if not all(isinstance(path, str) and path for path in paths):
         raise ValueError(f"must be known, none, or a list of paths as results show them. Got {given!r}.")
     return given
+
+
+def _speakers(given: Any) -> dict[str, str] | Literal["unknown"]:
+    if given == "unknown" or (
+        isinstance(given, dict) and all(isinstance(name, str) and name for item in given.items() for name in item)
+    ):
+        return given
+    raise ValueError(f"must be unknown, or give one spelling of a speaker another. Got {given!r}.")
 
 
 class CorpusConfig(_WithOptions):
@@ -152,12 +159,13 @@ class CorpusConfig(_WithOptions):
     ----------
     labels : dict
         Label of the corpus → label in results; others keep their own.
-    speakers : dict
-        Speaker of the corpus → speaker in results: unites what one person is called.
+    speakers : dict or "unknown"
+        Speaker of the corpus → speaker in results: unites what one person is called. With ``unknown``, those that the
+        corpus names are passed over.
     distinct : bool
         Whether speakers whose names look alike are different people, so that they are no error.
-    exclude : "known", "none" or list of str
-        Recordings to leave out: those with a defect that the row of `CORPORA` names, or these paths.
+    exclude : str or list of str
+        Recordings to leave out: those with a known defect (``known``), by another rule of the corpus, or these paths.
     """
 
     later = frozenset({"labels", "speakers", "distinct", "exclude"})
@@ -168,7 +176,7 @@ class CorpusConfig(_WithOptions):
     when_missing: Literal["error", "fetch", "synthetic"] = "error"
     emotions: list[Name] | None = Field(default=None, min_length=2)
     labels: dict[Name, Name] = Field(default_factory=dict)
-    speakers: dict[Name, Name] = Field(default_factory=dict)
+    speakers: Annotated[dict[str, str] | Literal["unknown"], PlainValidator(_speakers)] = Field(default_factory=dict)
     distinct: bool = False
     exclude: Annotated[str | list[str], PlainValidator(_exclusions)] = "known"
 
@@ -198,6 +206,10 @@ class CorpusConfig(_WithOptions):
                 must = f"must be an emotion of {self.name}. Got {emotion!r}.{near} Known: {', '.join(known)}."
                 faults.append((("emotions", index), must))
         faults += _repeats(self.emotions or (), "emotions", " Remove one.")
+        rules = ("known", "none", *self._row.exclusions)
+        if isinstance(self.exclude, str) and self.exclude not in rules:
+            must = f"must be {', '.join(rules)}, or a list of paths as results show them. Got {self.exclude!r}."
+            faults.append((("exclude",), must + did_you_mean(self.exclude, list(rules))))
         if faults:
             raise LocatedError(*faults)
         return self

@@ -145,8 +145,8 @@ class CorpusSpec(Row):
         What a random split of it tests, where that deserves a sentence on every page.
     where : str
         What stands for its folder in a list while it is not on the machine.
-    defects : mapping of str to str
-        Path → what is known to be wrong with that recording; left out unless a config says `exclude: none`.
+    exclusions : tuple of str
+        Rules of `exclude:` that its scans tell beside ``known``; see `Scan.defects`.
     """
 
     kind: ClassVar[str] = "corpus"
@@ -168,7 +168,7 @@ class CorpusSpec(Row):
     generator: str | Generator = ""
     options: Mapping[str, Option] = field(default_factory=dict)
     where: str = "not here"
-    defects: Mapping[str, str] = field(default_factory=dict)
+    exclusions: tuple[str, ...] = ()
 
     @property
     def needs_path(self) -> bool:
@@ -207,6 +207,7 @@ CORPORA: dict[str, CorpusSpec] = {
             n_utterances=7442,
             n_speakers=91,
             also_called=("crema",),
+            exclusions=("tfds",),
             size_mb=606,
             source="git clone https://gitlab.com/cs-cooper-lab/crema-d-mirror (with Git LFS; a zip of it has no audio)",
             licence="ODbL 1.0",

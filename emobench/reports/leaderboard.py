@@ -154,7 +154,7 @@ def _pareto(part: pd.DataFrame) -> pd.Series:
 
 _OF_JOBS = (
     *("model", "tuned", "fit_s", "n_failed", "n_utterances", "n_speakers", "folds", "feature_spec", "feature_key"),
-    *("waives", "n_excluded", "n_trials", "tuning_s", "inner_score", "converged"),
+    *("waives", "exclude", "n_excluded", "n_trials", "tuning_s", "inner_score", "converged"),
 )
 
 
@@ -178,9 +178,18 @@ def _row(key: dict[str, str], cells: pd.DataFrame, run: Mapping[str, Any]) -> di
         "feature_spec": describe_features(features["specification"]),
         "feature_key": features["key"],
         "waives": "+".join(certificate["waives"]),
+        "exclude": _exclusion(certificate),
         "n_excluded": corpus["n_excluded"],
         "converged": _converged(jobs),
     }
+
+
+def _exclusion(certificate: Mapping[str, Any]) -> str:
+    """Return by which rule recordings were left out before anything was looked at; nothing where none was."""
+    rule = certificate.get("exclude", "known")
+    if isinstance(rule, list):
+        return f"{len(rule)} by path"
+    return rule if rule != "known" or certificate.get("dropped") else ""
 
 
 def _tuning(jobs: pd.DataFrame) -> dict[str, float]:

@@ -110,13 +110,19 @@ def _template() -> Template:
 
 
 def _corpus(name: str, about: Mapping[str, Any]) -> dict[str, Any]:
+    renamed = {when: _counted(counts) for when, counts in about.get("labels", {}).items()}
     return {
         "random_split": "",
         **about,
+        "labels": renamed,
         "name": name,
         "chance": 1 / len(about["classes"]),
         "stands_in": about["asked_for"] if about["asked_for"] != name else "",
     }
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{label} {count}" for label, count in counts.items())
 
 
 # --- one corpus, feature set and protocol ---------------------------------------------------------------------------

@@ -110,6 +110,7 @@ LEADERBOARD = {
     "latency_p95_ms": "float64",
     "model_bytes": "Int64",
     "pareto": "boolean",
+    "exclude": "string",
 }
 
 _SPECIAL = re.compile(r"[\\|`*~\[\]]|(?<!\w)_|_(?!\w)")
@@ -247,6 +248,7 @@ TEXT = frozenset(
         "params",
         "stage",
         "waives",
+        "exclude",
         "folds",
         "feature_spec",
         "feature_key",

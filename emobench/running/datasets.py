@@ -248,13 +248,20 @@ def _checked(found: Scan, corpus: CorpusConfig, row: CorpusSpec, root: Path | No
     found = check_scan(found, row, root, name, labels=corpus.labels)
     if isinstance(corpus.exclude, list):
         found = leave_out(found, dict.fromkeys(corpus.exclude, "`exclude:`"), name=name, is_strict=is_asked_for)
-    elif corpus.exclude == "known":
-        found = leave_out(found, row.defects, name=name, is_strict=False)
+    else:
+        found = leave_out(found, _excluded_by(found, corpus.exclude), name=name, is_strict=False)
     found = relabel(found, corpus.labels, name=name, is_strict=is_asked_for)
-    if is_asked_for:
+    if corpus.speakers == "unknown":
+        found = replace(found, utterances=tuple(replace(u, speaker="") for u in found.utterances))
+    elif is_asked_for:
         found = unite(found, corpus.speakers, name=name)
     refuse_look_alikes(found, name=name, emotions=corpus.emotions or (), distinct=corpus.distinct)
     return found
+
+
+def _excluded_by(found: Scan, rule: str) -> dict[str, str]:
+    """Return what a rule of `exclude:` leaves out of a corpus: path → reason, with the rule."""
+    return {path: f"{reason} (exclude: {rule})" for path, reason in found.defects.get(rule, {}).items()}
 
 
 def name_in_results(corpus: CorpusConfig, row: CorpusSpec) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from emobench import models
 from emobench.audio.decoding import hash_file
-from emobench.config.schema import ModelConfig, ProtocolConfig, RunConfig
+from emobench.config.schema import CorpusConfig, ModelConfig, ProtocolConfig, RunConfig
 from emobench.corpora import CorpusSpec, get_corpus
 from emobench.errors import ConfigError, SplitError
 from emobench.features import FeatureTable, feature_key, get_features
@@ -272,7 +272,7 @@ def prepare(
         remarks += [f"{dataset.name}: identical audio under two names: {a} = {b}" for a, b in duplicates[dataset.name]]
         for protocol in config.protocols:
             made = folds[dataset.name, protocol.label] = _make_folds(config, dataset, protocol)[0]
-            certificate = _certify(config, dataset, protocol, made, is_distinct=corpus.distinct)
+            certificate = _certify(config, corpus, dataset, protocol, made)
             certificates.append({"corpus": dataset.name, **certificate})
     for remark in dict.fromkeys(remarks[n_told:]):
         reporter.warn(remark)
@@ -363,13 +363,14 @@ def _make_folds(config: RunConfig, dataset: Dataset, protocol: ProtocolConfig) -
 
 
 def _certify(
-    config: RunConfig, dataset: Dataset, protocol: ProtocolConfig, folds: list[Fold], *, is_distinct: bool
+    config: RunConfig, corpus: CorpusConfig, dataset: Dataset, protocol: ProtocolConfig, folds: list[Fold]
 ) -> dict[str, Any]:
     """Return the certificate of a dataset's folds, those of tuning inside them included."""
     waives = get_protocol(protocol.name).waives
     certificate = certify(dataset.labels, folds, protocol=protocol.label, waives=waives)
     certificate["look_alike_speakers"] = [list(pair) for pair in dataset.look_alike_speakers]
-    certificate["distinct"] = is_distinct
+    certificate["distinct"] = corpus.distinct
+    certificate["exclude"] = corpus.exclude
     certificate["dropped"] = [
         {"utterance": f"{dataset.name}/{path}", "reason": reason} for path, reason in dataset.dropped
     ]
