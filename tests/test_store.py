@@ -20,7 +20,7 @@ from emobench.audio import AudioPolicy
 from emobench.audio.decoding import hash_file, read_audio
 from emobench.errors import HeldError, StorageError
 from emobench.execution.workers import Crash, Pool
-from emobench.features import FEATURES, feature_key
+from emobench.features import FEATURES, feature_key, inventory
 from emobench.features import store as module
 from emobench.features.extraction import vectorise
 from emobench.features.shards import read_shard, to_hashes, to_texts
@@ -794,6 +794,12 @@ def test_merged_shards_keep_the_frames_of_each_recording_together(store, talks, 
         extract(store, [talk], FakePool(), spec=FRAMES)
     assert len(store.shards(FRAMES_KEY)) < len(talks)
     assert_windows_are_those_of_the_recordings(extract(store, talks, spec=FRAMES), talks)
+
+
+def test_frames_that_are_extracted_again_are_the_stored_ones(store, talks):
+    extract(store, talks, FakePool(), spec=FRAMES)
+    found = inventory.recompute(store, len(talks), rng=np.random.default_rng(0))
+    assert (found.n_clips, found.mended, found.unmended) == (5, [], [])
 
 
 def test_damaged_frames_are_computed_again(store, talks):

@@ -7,6 +7,8 @@ from typing import Literal
 
 import numpy as np
 
+Mono = Literal["mean", "first", "error"]
+
 
 @dataclass(frozen=True)
 class AudioPolicy:
@@ -20,7 +22,7 @@ class AudioPolicy:
         Bounds of a recording's length.
     """
 
-    mono: Literal["mean", "first", "error"] = "mean"
+    mono: Mono = "mean"
     min_duration_s: float = 0.1
     max_duration_s: float = 3600.0
 

@@ -189,7 +189,7 @@ def _mapping(
     groups = defaultdict(list)
     for first, other in pairs:
         groups[first].append(other)
-    renamed = {}
+    renamed: dict[str, str] = {}
     for first, others in groups.items():
         names = [first, *others]
         best = next(

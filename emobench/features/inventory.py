@@ -9,23 +9,23 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from emobench.audio import AudioPolicy
+from emobench.audio import AudioPolicy, Mono
 from emobench.audio.decoding import hash_file
 from emobench.errors import AudioError, HeldError, StorageError
 from emobench.features import FEATURES, FeatureSpec, feature_key
 from emobench.features.extraction import extract_clips
-from emobench.features.shards import DamagedShardError, describe_shard, read_shard, to_texts
+from emobench.features.shards import DamagedShardError, describe_shard, read_shard
 from emobench.features.store import QUARANTINE, FeatureStore
 from emobench.files import storage_errors
 from emobench.registry import rows
 
 _KEY = re.compile(r".+-[0-9a-f]{16}")
 TOLERANCE = 1e-4  # relative and absolute, between a stored number and the same one extracted again
-_MONO = ("mean", "first", "error")
+_MONO: tuple[Mono, ...] = get_args(Mono)
 
 
 @dataclass(frozen=True)
@@ -152,20 +152,20 @@ def recompute(store: FeatureStore, n_clips: int, *, rng: np.random.Generator) ->
     rows_of_store = {
         feature_key(row, mono=mono): (row, mono) for row in rows("feature set", FEATURES) for mono in _MONO
     }
-    holders: dict[str, list[tuple[str, Path, np.ndarray]]] = defaultdict(list)  # by clip: key, shard, vector
+    holders: dict[str, list[tuple[str, Path, np.ndarray]]] = defaultdict(list)  # by clip: key, shard, rows
     for key in (key for key in _keys(store) if key in rows_of_store):
         for path in store.shards(key):
             with contextlib.suppress(DamagedShardError):
                 shard = read_shard(path)
-                for clip, vector in zip(to_texts(shard.clips), shard.X, strict=True) if shard else ():
-                    holders[clip].append((key, path, vector))
+                for clip, found_rows in shard.by_clip() if shard else ():
+                    holders[clip].append((key, path, found_rows))
     paths = _find_recordings(store, holders)
     found = Recomputed(n_clips=min(n_clips, len(paths)), n_not_found=len(holders) - len(paths))
     differing: dict[Path, str] = {}
     for clip in rng.choice(sorted(paths), found.n_clips, replace=False).tolist() if paths else ():
-        for key, path, vector in holders[clip]:
+        for key, path, kept in holders[clip]:
             row, mono = rows_of_store[key]
-            if not _is_reproduced(row, mono, clip, paths[clip], vector):
+            if not _is_reproduced(row, mono, clip, paths[clip], kept):
                 differing.setdefault(path, f"{path}: not what {paths[clip]} gives")
     for path, text in differing.items():
         try:
@@ -188,14 +188,13 @@ def _find_recordings(store: FeatureStore, clips: Collection[str]) -> dict[str, P
     return found
 
 
-def _is_reproduced(row: FeatureSpec, mono: str, clip: str, path: Path, vector: np.ndarray) -> bool:
+def _is_reproduced(row: FeatureSpec, mono: Mono, clip: str, path: Path, kept: np.ndarray) -> bool:
     policy = AudioPolicy(mono=mono, min_duration_s=0, max_duration_s=np.inf)
-    (again,) = extract_clips([row], [(clip, path)], policy)
-    return (
-        not isinstance(again, AudioError)
-        and isinstance(again.vectors[0], np.ndarray)
-        and np.allclose(again.vectors[0], vector, rtol=TOLERANCE, atol=TOLERANCE)
-    )
+    (extracted,) = extract_clips([row], [(clip, path)], policy)
+    if isinstance(extracted, AudioError) or isinstance(extracted.vectors[0], AudioError):
+        return False
+    again = np.atleast_2d(extracted.vectors[0])
+    return again.shape == kept.shape and np.allclose(again, kept, rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def collect(store: FeatureStore, *, dry_run: bool = False) -> Collected:

@@ -68,6 +68,11 @@ class Shard:
         is_first[1:] = self.clips[1:] != self.clips[:-1]
         return np.flatnonzero(is_first)
 
+    def by_clip(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield each clip, in hexadecimal, with its rows: a float32 array of shape (n, n_features)."""
+        starts = self.starts
+        yield from zip(to_texts(self.clips[starts]), np.split(self.X, starts[1:]), strict=True)
+
     def pieces(self) -> Iterator[Shard]:
         """Yield the rows in shards that fit into memory, each clip in one."""
         at_once = max(1, min(MAX_ROWS, MAX_BYTES // (4 * self.X.shape[1])))
