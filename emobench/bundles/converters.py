@@ -36,7 +36,7 @@ def from_sklearn(estimator: Any) -> ModelProto:
     from sklearn.calibration import CalibratedClassifierCV
 
     if isinstance(estimator, CalibratedClassifierCV) and estimator.method == "temperature":
-        return _from_temperature(estimator)
+        return from_calibrated(estimator, from_sklearn)
     estimator = _stand_in(estimator)
     has_probabilities = hasattr(estimator, "predict_proba")
     model = skl2onnx_graph(estimator, estimator.n_features_in_, {"zipmap": False} if has_probabilities else {})
@@ -45,43 +45,64 @@ def from_sklearn(estimator: Any) -> ModelProto:
     return model
 
 
-def _from_temperature(estimator: Any) -> ModelProto:
-    """Convert calibration by a temperature, the mean of softmax(beta × logits); skl2onnx takes it for isotonic."""
-    from onnx import TensorProto, compose, helper, numpy_helper
+def from_calibrated(estimator: Any, converter: Converter) -> ModelProto:
+    """Convert a fitted `CalibratedClassifierCV` by the converter of what it calibrates.
+
+    skl2onnx takes a temperature for isotonic, and knows scikit-learn's own classifiers only.
+    """
+    from onnx import TensorProto, compose, helper
 
     nodes, tensors, answers = [], [], []
     for number, member in enumerate(estimator.calibrated_classifiers_):
-        graph = compose.add_prefix(_logits(member.estimator), f"{number}/").graph
-        beta, scaled, answer = (f"{number} {name}" for name in ("beta", "scaled", "answer"))
-        tensors += [
-            *graph.initializer,
-            numpy_helper.from_array(np.array(member.calibrators[0].beta_, np.float32), beta),
-        ]
+        model = _calibrated(_scores(member.estimator, converter), member)
+        graph = compose.add_prefix(model, f"{number}/").graph
+        tensors += graph.initializer
         nodes += [helper.make_node("Identity", ["features"], [graph.input[0].name]), *graph.node]
-        nodes += [helper.make_node("Mul", [graph.output[-1].name, beta], [scaled])]
-        nodes += [helper.make_node("Softmax", [scaled], [answer], axis=1)]
-        answers.append(answer)
+        answers.append(graph.output[0].name)
     nodes.append(helper.make_node("Mean", answers, ["probabilities"]))
     features, probabilities = (
         helper.make_tensor_value_info(name, TensorProto.FLOAT, [None, None]) for name in ("features", "probabilities")
     )
     opsets = [helper.make_opsetid(*opset) for opset in OPSETS.items()]
-    graph = helper.make_graph(nodes, "temperature", [features], [probabilities], tensors)
+    graph = helper.make_graph(nodes, "calibrated", [features], [probabilities], tensors)
     return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
 
 
-def _logits(estimator: Any) -> ModelProto:
-    """Return a graph whose last output are the logits that scikit-learn sees, of shape (n, n_classes)."""
+def _scores(estimator: Any, converter: Converter) -> ModelProto:
+    """Return a graph whose last output are the scores that calibration sees: of decisions, else of probabilities."""
+    if hasattr(estimator, "decision_function"):
+        return skl2onnx_graph(_stand_in(estimator), estimator.n_features_in_, {"zipmap": False, "raw_scores": True})
+    return converter(estimator)
+
+
+def _calibrated(model: ModelProto, member: Any) -> ModelProto:
+    """Return a graph of scores with what corrects them, as one softmax, which does not underflow.
+
+    A temperature is softmax(beta × logits). Sigmoids that are divided by their sum are the softmax of their logarithms.
+    """
     from onnx import helper, numpy_helper
 
-    has_scores = hasattr(estimator, "decision_function")
-    options = {"zipmap": False} | ({"raw_scores": True} if has_scores else {})
-    model = skl2onnx_graph(_stand_in(estimator), estimator.n_features_in_, options)
-    if not has_scores:
-        model.graph.initializer.append(numpy_helper.from_array(np.array(1e-12, np.float32), "smallest"))
-        model.graph.node.append(helper.make_node("Add", [model.graph.output[-1].name, "smallest"], ["positive"]))
-        model.graph.node.append(helper.make_node("Log", ["positive"], ["logits"]))
-        model.graph.output[-1].name = "logits"
+    is_binary, has_decisions = len(member.classes) == 2, hasattr(member.estimator, "decision_function")
+    steps: list[tuple[str, Any]] = []
+    if member.method == "temperature":
+        steps += [] if has_decisions else [("Add", 1e-12), ("Log", None)]
+        steps += [("Mul", member.calibrators[0].beta_)]
+    else:
+        a, b = np.array([(calibrator.a_, calibrator.b_) for calibrator in member.calibrators]).T
+        if is_binary:  # of the second class's score alone
+            steps += [("MatMul", [[0, 0], [0, -a[0]]]), ("Add", [0, -b[0]])]
+        else:
+            steps += [("Mul", a), ("Add", b), ("Softplus", None), ("Neg", None)]
+    value = model.graph.output[-1].name
+    for number, (kind, constant) in enumerate(steps):
+        given = [value]
+        if constant is not None:
+            given.append(f"constant {number}")
+            model.graph.initializer.append(numpy_helper.from_array(np.array(constant, np.float32), given[-1]))
+        model.graph.node.append(helper.make_node(kind, given, [value := f"step {number}"]))
+    model.graph.node.append(helper.make_node("Softmax", [value], ["calibrated"], axis=1))
+    del model.graph.output[:-1]
+    model.graph.output[0].name = "calibrated"
     return model
 
 
@@ -227,10 +248,13 @@ def _stand_in(estimator: Any) -> Any:
     from sklearn.dummy import DummyClassifier
     from sklearn.ensemble import VotingClassifier
 
+    from emobench.models.perceptron import WeightedMLPClassifier
+
     table = {
         DummyClassifier: _dummy,
         LinearDiscriminantAnalysis: _linear_discriminant,
         VotingClassifier: _voting,
+        WeightedMLPClassifier: _perceptron,
     }
     return table.get(type(estimator), lambda same: same)(estimator)
 
@@ -259,6 +283,15 @@ def _logistic(estimator: Any, coef: np.ndarray, intercept: np.ndarray) -> Logist
     model.classes_, model.n_features_in_ = estimator.classes_, estimator.n_features_in_
     model.coef_, model.intercept_ = coef, intercept
     return model
+
+
+def _perceptron(estimator: Any) -> Any:
+    """Return the perceptron of scikit-learn that it is."""
+    from sklearn.neural_network import MLPClassifier
+
+    estimator = copy.copy(estimator)
+    estimator.__class__ = MLPClassifier
+    return estimator
 
 
 def _voting(estimator: Any) -> Any:

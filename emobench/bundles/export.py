@@ -8,15 +8,18 @@ Both count over all declared classes, also where the training part lacked some.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from emobench.bundles.converters import OPSETS, Converter, from_sklearn, skl2onnx_graph, stand_ins
+from emobench.bundles.converters import OPSETS, Converter, from_calibrated, from_sklearn, skl2onnx_graph, stand_ins
 from emobench.bundles.gate import DISTRUST
 from emobench.bundles.parity import ADVICE, Parity, check_parity
 from emobench.bundles.session import INPUT, LABEL, PROBABILITIES, Session
 from emobench.errors import BundleError, NoBundleError
+from emobench.models import ModelSpec, calibration_method
+from emobench.registry import resolve
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
@@ -60,18 +63,11 @@ def export(model: Any, X: np.ndarray, *, n_classes: int, converter: Converter = 
 
 def to_onnx(model: Any, n_features: int, n_classes: int, converter: Converter = from_sklearn) -> bytes:
     """Export a fitted model without comparing its answers; see `export`."""
-    from sklearn.pipeline import Pipeline
-
-    steps = model.steps if isinstance(model, Pipeline) else [("model", model)]
-    classifier = steps[-1][1]
+    classifier = _steps(model)[-1][1]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            graph = _shaped(converter(classifier))
-            if not any(opset.domain == "" for opset in graph.opset_import):
-                graph.opset_import.add(domain="", version=OPSETS[""])  # for the nodes that are added below
-            if len(steps) > 1:
-                graph = _behind(Pipeline(stand_ins(steps[:-1], n_features)), n_features, graph)
+            graph = pipeline_graph(model, n_features, converter)
             return _finished(graph, n_features, np.asarray(classifier.classes_), n_classes).SerializeToString()
     except Exception as error:  # converters of other projects, and of plug-ins, raise what they like
         reason = (str(error).strip().splitlines() or [""])[0]
@@ -81,15 +77,40 @@ def to_onnx(model: Any, n_features: int, n_classes: int, converter: Converter = 
         ) from error
 
 
+def pipeline_graph(model: Any, n_features: int, converter: Converter) -> ModelProto:
+    """Return the graph of a fitted classifier or Pipeline: rows of features in, what its converter gives out."""
+    from sklearn.pipeline import Pipeline
+
+    steps = _steps(model)
+    graph = _shaped(converter(steps[-1][1]))
+    if not any(opset.domain == "" for opset in graph.opset_import):
+        graph.opset_import.add(domain="", version=OPSETS[""])  # for nodes that are added to it
+    if len(steps) > 1:
+        graph = _behind(Pipeline(stand_ins(steps[:-1], n_features)), n_features, graph)
+    return graph
+
+
+def converter_of(spec: ModelSpec, params: Mapping[str, Any]) -> Converter:
+    """Return the converter of what `emobench.models.build` makes of a row and parameters."""
+    converter = resolve(spec.converter)
+    if not calibration_method(spec, params):
+        return converter
+    return lambda estimator: from_calibrated(estimator.calibrated_, converter)
+
+
+def _steps(model: Any) -> list[tuple[str, Any]]:
+    return model.steps if hasattr(model, "steps") else [("model", model)]
+
+
 def _name(model: Any) -> str:
-    return type(model.steps[-1][1] if hasattr(model, "steps") else model).__name__
+    return type(_steps(model)[-1][1]).__name__
 
 
 def _shaped(model: ModelProto) -> ModelProto:
     """Return a model that takes rows of features, where a network takes steps by channels."""
     from onnx import TensorProto, helper, numpy_helper
 
-    (given,) = _inputs(model.graph)
+    (given,) = inputs(model.graph)
     sizes = [size.dim_value or -1 for size in given.type.tensor_type.shape.dim[1:]]
     if len(sizes) > 1:
         row_shape = np.array([0, *sizes])  # 0: as many rows as there were
@@ -99,9 +120,17 @@ def _shaped(model: ModelProto) -> ModelProto:
     return model
 
 
-def _inputs(graph: GraphProto) -> list[Any]:
+def inputs(graph: GraphProto) -> list[Any]:
+    """Return what a graph is given, without its constants."""
     constants = {tensor.name for tensor in graph.initializer}
     return [given for given in graph.input if given.name not in constants]
+
+
+def probabilities_of(graph: GraphProto) -> str:
+    """Return the name of the probabilities among a graph's outputs, which are told apart by their type."""
+    from onnx import TensorProto
+
+    return next(output.name for output in graph.output if output.type.tensor_type.elem_type == TensorProto.FLOAT)
 
 
 def _behind(transformers: Any, n_features: int, model: ModelProto) -> ModelProto:
@@ -115,7 +144,7 @@ def _behind(transformers: Any, n_features: int, model: ModelProto) -> ModelProto
     del first.opset_import[:]
     first.opset_import.extend(model.opset_import)
     first, model = compose.add_prefix(first, "first/"), compose.add_prefix(model, "then/")
-    return compose.merge_models(first, model, io_map=[(first.graph.output[0].name, _inputs(model.graph)[0].name)])
+    return compose.merge_models(first, model, io_map=[(first.graph.output[0].name, inputs(model.graph)[0].name)])
 
 
 def _finished(model: ModelProto, n_features: int, classes: np.ndarray, n_classes: int) -> ModelProto:
@@ -125,7 +154,7 @@ def _finished(model: ModelProto, n_features: int, classes: np.ndarray, n_classes
     from emobench.bundles.canonical import canonical
 
     graph = model.graph
-    (given,) = _inputs(graph)
+    (given,) = inputs(graph)
     kinds = {output.type.tensor_type.elem_type: output.name for output in graph.output}
     label, probabilities = kinds.get(TensorProto.INT64), kinds.get(TensorProto.FLOAT)
     if probabilities is not None and classes.tolist() != list(range(n_classes)):

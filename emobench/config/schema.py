@@ -397,7 +397,8 @@ class RunConfig(_Closed):
         if not isinstance(data, dict):
             return data
         rows = ("corpora", "models", "protocols")
-        return {key: _expand(value) if key in rows else value for key, value in data.items()}
+        data = {key: _expand(value) if key in rows else value for key, value in data.items()}
+        return data | ({"models": _with_members(data["models"])} if isinstance(data.get("models"), list) else {})
 
     @field_validator("features", "metrics")
     @classmethod
@@ -473,6 +474,33 @@ def _expand(rows: Any) -> Any:
     if not isinstance(rows, list):
         return rows
     return [{"name": row} if isinstance(row, str) else row for row in rows]
+
+
+def _with_members(rows: list[Any]) -> list[Any]:
+    """Write out the members of models that are made of others, where they are named by the `id` of another row."""
+    known = {row.get("id") or row.get("name"): row for row in rows if isinstance(row, dict)}
+
+    def written_out(member: Any) -> Any:
+        row = known.get(member, {}) if isinstance(member, str) else {}
+        found = {key: row[key] for key in ("name", "params") if row.get(key)}
+        return {**found, "id": member} if found.get("name") not in (None, member) else found or member
+
+    return [
+        {**row, "params": {**row["params"], key: [written_out(member) for member in row["params"][key]]}}
+        if (key := _members_key(row)) and isinstance(row["params"].get(key), list)
+        else row
+        for row in rows
+    ]
+
+
+def _members_key(row: Any) -> str:
+    """Return the parameter of a row that lists other models; empty where the row has none, or is no row."""
+    if not isinstance(row, dict) or not isinstance(row.get("name"), str) or not isinstance(row.get("params"), dict):
+        return ""
+    try:
+        return models.get_model(row["name"]).members
+    except ConfigError:  # which is reported where names are checked
+        return ""
 
 
 def _repeats(names: Sequence[str | int], what: str, advice: str) -> list[tuple[Location, str]]:

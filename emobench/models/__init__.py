@@ -7,7 +7,7 @@ pipeline, so that scaling is learned inside the fold and no caller needs to know
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
 AT_RANDOM = "holds out utterances at random, so it would listen to speakers that it trains on"
+
+CALIBRATE = "calibrate"
+"""Parameter that every model has, unless its class has another one of this name."""
+
+CALIBRATIONS = {True: "sigmoid", "sigmoid": "sigmoid", "temperature": "temperature"}
+"""What it may be, besides false → the method."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,8 @@ class ModelSpec(Row):
         Which features it can see: ``"vector"``, ``"frames"`` or both. A family says it for each of its models.
     takes_groups : bool
         Whether its `fit` takes the speaker of each row as ``groups``.
+    members : str
+        The parameter that lists other models, which a config may name by the `id` of another row.
     memory_bytes : int
         What a worker that fits it takes, roughly.
     """
@@ -101,6 +109,7 @@ class ModelSpec(Row):
     family: str = ""
     takes: tuple[str, ...] = ("vector",)
     takes_groups: bool = False
+    members: str = ""
     memory_bytes: int = 300 * 2**20
 
 
@@ -118,12 +127,15 @@ class Family:
         Returns what tuning searches besides `ModelSpec.space`.
     takes : callable
         Returns the features that the model can see.
+    members : callable
+        Returns the models that it is made of: pairs of row and parameters.
     """
 
     check: Callable[[Mapping[str, Any]], None]
     identity: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     space: Callable[[Mapping[str, Any]], Mapping[str, Float | Int | Choice]]
     takes: Callable[[Mapping[str, Any]], tuple[str, ...]]
+    members: Callable[[Mapping[str, Any]], Sequence[tuple[ModelSpec, Mapping[str, Any]]]] = lambda settings: ()
 
 
 # Measured: TensorFlow, a network of 300 × 64 frames and its export.
@@ -171,7 +183,7 @@ MODELS: dict[str, ModelSpec] = {
         ModelSpec(
             name="mlp",
             title="Multilayer perceptron, two hidden layers (scikit-learn)",
-            estimator="sklearn.neural_network:MLPClassifier",
+            estimator="emobench.models.perceptron:WeightedMLPClassifier",
             defaults={"hidden_layer_sizes": (256, 128), "max_iter": 500},
             cost=7.0,
             withheld={"early_stopping": f"it {AT_RANDOM}"},
@@ -183,7 +195,7 @@ MODELS: dict[str, ModelSpec] = {
         ),
         ModelSpec(
             name="svm",
-            title="Support vector machine, RBF kernel (scikit-learn); no probabilities",
+            title="Support vector machine, RBF kernel (scikit-learn); probabilities with calibrate: true",
             estimator="sklearn.svm:SVC",
             defaults={"C": 10.0},
             cost=0.3,
@@ -226,6 +238,18 @@ MODELS: dict[str, ModelSpec] = {
             },
         ),
         ModelSpec(
+            name="vote",
+            title="The soft vote of other models, `members`: the weighted mean of their probabilities",
+            estimator="emobench.models.voting:SoftVote",
+            is_scaled=False,
+            converter="emobench.bundles.votes:from_vote",
+            cost=0.01,
+            withheld={"shape": SHAPE},
+            family="emobench.models.voting:FAMILY",
+            takes_groups=True,
+            members="members",
+        ),
+        ModelSpec(
             name="dummy",
             title="The most frequent class, whatever is said: the floor of every leaderboard",
             estimator="sklearn.dummy:DummyClassifier",
@@ -242,9 +266,10 @@ def get_model(name: str) -> ModelSpec:
     return lookup("model", MODELS, name)
 
 
-def missing_packages(spec: ModelSpec) -> list[str]:
-    """Return the packages a model needs that cannot be found here; nothing is imported."""
-    return [name for name in spec.requires if not _is_installed(name)]
+def missing_packages(spec: ModelSpec, params: Mapping[str, Any] | None = None) -> list[str]:
+    """Return the packages a model and its members need that cannot be found here; nothing of them is imported."""
+    needed = dict.fromkeys(name for row, _ in with_members(spec, params or {}) for name in row.requires)
+    return [name for name in needed if not _is_installed(name)]
 
 
 def parameters(spec: ModelSpec) -> dict[str, Any]:
@@ -259,10 +284,14 @@ def parameters(spec: ModelSpec) -> dict[str, Any]:
 def settings(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return every parameter with the value it has under `params`, lists as tuples where the class wants tuples.
 
-    ``options.units`` sets the member ``units`` of the parameter `options` and leaves its others.
+    ``options.units`` sets the member ``units`` of the parameter `options` and leaves its others. `calibrate` is there
+    only where it is on, as the name of its method.
     """
     values = parameters(spec)
     for name, value in params.items():
+        if is_calibration(spec, name):
+            values |= {CALIBRATE: CALIBRATIONS[value]} if value else {}
+            continue
         name, _, member = name.partition(".")
         values[name] = {**(values.get(name) or {}), member: value} if member else _like(values.get(name), value)
     return values
@@ -280,10 +309,35 @@ def takes(spec: ModelSpec, params: Mapping[str, Any]) -> tuple[str, ...]:
     return resolve(spec.family).takes(settings(spec, params)) if spec.family else spec.takes
 
 
+def with_members(spec: ModelSpec, params: Mapping[str, Any]) -> list[tuple[ModelSpec, Mapping[str, Any]]]:
+    """Return a model with its parameters, and the models that it is made of with theirs."""
+    members = resolve(spec.family).members(settings(spec, params)) if spec.members else ()
+    return [(spec, params), *members]
+
+
+def cost(spec: ModelSpec, params: Mapping[str, Any]) -> float:
+    """Return what a model costs under some parameters, in the seconds of `ModelSpec.cost`."""
+    own = sum(row.cost * _n_fits(given) for row, given in with_members(spec, params)[1:]) + spec.cost
+    return own * _n_fits(params)
+
+
+def memory_bytes(spec: ModelSpec, params: Mapping[str, Any]) -> int:
+    """Return what a worker takes that fits a model under some parameters, roughly."""
+    return max(row.memory_bytes for row, _ in with_members(spec, params))
+
+
+def _n_fits(params: Mapping[str, Any]) -> int:
+    from emobench.models.calibration import N_SPLITS
+
+    return 1 + N_SPLITS * bool(params.get(CALIBRATE))
+
+
 def describe(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a model's results depend on: its version and every setting, and what its family adds."""
     values = settings(spec, params)
     more = dict(resolve(spec.family).identity(values)) if spec.family else {}
+    if spec.members:
+        more["members"] = [{**describe(*member), **member[0].origin_key()} for member in with_members(spec, params)[1:]]
     return {"model": spec.name, "model_version": spec.version, "params": values, **more}
 
 
@@ -299,6 +353,8 @@ def describe_space(space: Mapping[str, Float | Int | Choice]) -> dict[str, Any]:
 def check_parameter(spec: ModelSpec, name: str, value: Any) -> None:
     """Refuse a parameter that is unknown or withheld, or a value of the wrong type or out of range: `ConfigError`."""
     defaults = parameters(spec)
+    if is_calibration(spec, name):
+        return _check_calibration(spec, value)
     name, _, member = name.partition(".")
     if name not in defaults or (member and not isinstance(defaults[name], Mapping | None)):
         raise ConfigError(_unknown_parameter(spec, name, list(defaults)))
@@ -352,12 +408,18 @@ def build(
 
     params = params or {}
     check_parameters(spec, params)
-    estimator = _estimator(spec, settings(spec, params))
+    method = calibration_method(spec, params)
+    values = settings(spec, {name: value for name, value in params.items() if not is_calibration(spec, name)})
+    estimator = _estimator(spec, values)
     own = estimator.get_params(deep=False)
     if "random_state" in own:
         estimator.set_params(random_state=random_state)
     if "shape" in own and len(shape) == 2:
         estimator.set_params(shape=shape)
+    if method:
+        from emobench.models.calibration import SpeakerCalibratedClassifier
+
+        estimator = SpeakerCalibratedClassifier(estimator, method=method)
     scale = [("scale", build_scaler(shape))] if spec.is_scaled else []
     return Pipeline([*scale, ("model", estimator)])
 
@@ -371,9 +433,34 @@ def build_scaler(shape: tuple[int, ...] = ()) -> Any:
     return ChannelScaler(n_channels=shape[1]) if len(shape) == 2 else StandardScaler()
 
 
-def with_groups(spec: ModelSpec, groups: Any) -> dict[str, Any]:
+def calibration_method(spec: ModelSpec, params: Mapping[str, Any]) -> str:
+    """Return how a model's probabilities are calibrated on folds of speakers; empty where they are not."""
+    is_on = params.get(CALIBRATE) and is_calibration(spec, CALIBRATE)
+    return CALIBRATIONS[params[CALIBRATE]] if is_on else ""
+
+
+def with_groups(spec: ModelSpec, params: Mapping[str, Any], groups: Any) -> dict[str, Any]:
     """Return the arguments that tell the last step of a pipeline's `fit` who speaks, where it takes that."""
-    return {"model__groups": groups} if spec.takes_groups and groups is not None else {}
+    takes_groups = spec.takes_groups or calibration_method(spec, params)
+    return {"model__groups": groups} if takes_groups and groups is not None else {}
+
+
+def is_calibration(spec: ModelSpec, name: str) -> bool:
+    """Return whether a parameter asks for calibration, and is not one of the class's own."""
+    return name == CALIBRATE and name not in parameters(spec)
+
+
+def _check_calibration(spec: ModelSpec, value: Any) -> None:
+    if not isinstance(value, bool | str) or value not in {False, *CALIBRATIONS}:
+        raise ConfigError(
+            f"Model {spec.name!r}: {CALIBRATE} must be true, false, sigmoid or temperature. Got {value!r}. Correct it."
+        )
+    estimator = _estimator(spec, spec.defaults)
+    if value and not (hasattr(estimator, "decision_function") or hasattr(estimator, "predict_proba")):
+        raise ConfigError(
+            f"Model {spec.name!r}: it has neither a decision_function nor predict_proba, so there is nothing to "
+            f"calibrate. Remove `{CALIBRATE}`."
+        )
 
 
 def _estimator(spec: ModelSpec, params: Mapping[str, Any]) -> Any:
@@ -397,6 +484,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _unknown_parameter(spec: ModelSpec, name: str, known: list[str]) -> str:
+    known = sorted({*known, CALIBRATE})
     if name in spec.withheld:
         return f"{name} of model {spec.name!r} cannot be set: {spec.withheld[name]}. Remove it."
     if name == "random_state":

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.utils import check_random_state
+from sklearn.utils import check_random_state, compute_sample_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -32,6 +32,8 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
         Share of clips, of features, that each tree sees.
     min_child_weight, reg_lambda : float, default=1.0
     gamma : float, default=0.0
+    class_weight : "balanced" or None, default=None
+        As in scikit-learn's classifiers.
     random_state : int, RandomState or None, default=None
         The same integer and data give the same trees.
 
@@ -61,6 +63,7 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
         min_child_weight: float = 1.0,
         reg_lambda: float = 1.0,
         gamma: float = 0.0,
+        class_weight: str | None = None,
         random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.n_estimators = n_estimators
@@ -71,6 +74,7 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
         self.min_child_weight = min_child_weight
         self.reg_lambda = reg_lambda
         self.gamma = gamma
+        self.class_weight = class_weight
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> Self:
@@ -94,10 +98,12 @@ class XGBoostClassifier(ClassifierMixin, BaseEstimator):
                 f"{self.classes_.tolist()[0]!r}. Add recordings of another class or use fewer folds."
             )
         params = self.get_params(deep=False)
+        class_weight = params.pop("class_weight")
+        weights = compute_sample_weight(class_weight, codes) if class_weight else None
         seed = check_random_state(params.pop("random_state")).randint(2**31 - 1)
         model = XGBClassifier(**params, random_state=seed, tree_method="hist", n_jobs=1)
         try:
-            self.booster_ = model.fit(X, codes).get_booster()
+            self.booster_ = model.fit(X, codes, sample_weight=weights).get_booster()
         except XGBoostError as error:
             reason = str(error).splitlines()[0].rstrip(".")  # the rest explains the parameter, or traces C++
             raise ConfigError(
@@ -138,6 +144,9 @@ def check_trees(estimator: Any) -> None:
         "reg_lambda": (number, lambda value: value >= 0),
         "gamma": (number, lambda value: value >= 0),
     }
+    if estimator.class_weight not in ("balanced", None):
+        weight = estimator.class_weight
+        raise ConfigError(f"class_weight of XGBoost must be balanced or null. Got {weight!r}. Correct it.")
     for name, (must, is_valid) in rules.items():
         value = getattr(estimator, name)
         if not isinstance(value, numbers.Real) or not is_valid(value):

@@ -32,6 +32,7 @@ from emobench.models import (
     build,
     build_scaler,
     get_model,
+    is_calibration,
     search_space,
     settings,
     with_groups,
@@ -149,7 +150,7 @@ class TunedClassifier(ClassifierMixin, BaseEstimator):
         self.tuning_s_ = time.perf_counter() - started
         params = {**(self.params or {}), **self.best_params_}
         self.estimator_ = build(spec, params, shape=self.shape, random_state=self.random_state)
-        self.estimator_.fit(X, y, **with_groups(spec, groups))
+        self.estimator_.fit(X, y, **with_groups(spec, params, groups))
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -173,7 +174,8 @@ class TunedClassifier(ClassifierMixin, BaseEstimator):
         """Ask for, score and tell one trial; a failure of the model is a failed trial."""
         import optuna
 
-        given = self.params or {}
+        # Calibration is no matter of the search: six fits for an answer that hardly differs.
+        given = {name: value for name, value in (self.params or {}).items() if not is_calibration(spec, name)}
         seed = trial_seed(self.random_state, number)
         n_random = min(10, max(3, self.n_trials // 4))
         sampler: optuna.samplers.BaseSampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=n_random)

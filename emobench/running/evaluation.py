@@ -25,7 +25,6 @@ from emobench.features import FeatureTable
 from emobench.features.rows import pool_answers
 from emobench.prediction.probe import time_calls
 from emobench.protocols.certificate import fold_fingerprint, rows_fingerprint
-from emobench.registry import resolve
 
 LOG_CHARACTERS = 4000
 NATIVE_S = 0.1  # for which the fitted model's own `predict` is timed
@@ -237,9 +236,9 @@ def fit_everything(table: FeatureTable, job: Job) -> Fitted:
 
 
 def _exported(estimator: Any, table: FeatureTable, job: Job) -> tuple[bytes, dict[str, Any]]:
-    from emobench.bundles.export import export
+    from emobench.bundles.export import converter_of, export
 
-    converter = resolve(models.get_model(job.model).converter)
+    converter = converter_of(models.get_model(job.model), job.params)
     X = table.X[table.rows_of(job.train)[0]]
     onnx, parity = export(estimator, X, n_classes=len(table.classes), converter=converter)
     return onnx, asdict(parity)
@@ -272,7 +271,7 @@ def _fit(estimator: Any, table: FeatureTable, job: Job) -> None:
     utterances = job.train[owners]
     X, y, speakers = table.X[rows], table.y[utterances], np.array(table.speakers)[utterances]
     if job.tuning is None:
-        estimator.fit(X, y, **models.with_groups(models.get_model(job.model), speakers))
+        estimator.fit(X, y, **models.with_groups(models.get_model(job.model), job.params, speakers))
     else:
         estimator.fit(X, y, groups=speakers, strata=np.array(table.sexes)[utterances])
 

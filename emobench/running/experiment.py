@@ -205,7 +205,7 @@ class Experiment:
         """Estimate a job's seconds from its model's cost on six folds of 800 × 40."""
         spec = get_features(job.features)
         size = spec.n_features / 40 / (FRAMES_GAIN if spec.form == "frames" else 1)
-        fit_s = models.get_model(job.model).cost / 6 * len(job.train) / 800 * size
+        fit_s = models.cost(models.get_model(job.model), job.params) / 6 * len(job.train) / 800 * size
         return fit_s * count_fits(job)
 
 
@@ -326,7 +326,7 @@ def used_rows(config: RunConfig) -> list[Row]:
     return [
         *(get_corpus(row.name) for row in config.corpora),
         *(get_features(name) for name in config.features),
-        *(models.get_model(row.name) for row in config.models),
+        *(row for model in config.models for row, _ in models.with_members(models.get_model(model.name), model.params)),
         *(get_protocol(row.name) for row in config.protocols),
         *(get_metric(name) for name in config.metrics),
     ]

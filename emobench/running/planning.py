@@ -260,7 +260,7 @@ def check_only(config: RunConfig, only: Sequence[str]) -> None:
 def check_packages(config: RunConfig, only: Sequence[str]) -> None:
     """Refuse models whose packages are not installed, hours before they would be needed."""
     for model in config.models:
-        missing = models.missing_packages(models.get_model(model.name))
+        missing = models.missing_packages(models.get_model(model.name), model.params)
         if missing and (not only or {model.entry, f"{model.entry}-tuned"} & set(only)):
             raise ConfigError(
                 f"Model {model.name!r} must have its packages installed. Missing: {', '.join(missing)}. "

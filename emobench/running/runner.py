@@ -358,8 +358,8 @@ def _phases(experiment: Experiment, work: Sequence[Job]) -> list[tuple[int, list
     """
     phases = defaultdict(list)
     for job in sorted(work, key=lambda job: -experiment.cost_s(job)):
-        copies = COPIES * experiment.tables[job.corpus, job.features].X.nbytes
-        phases[models.get_model(job.model).memory_bytes + copies // STEP_BYTES * STEP_BYTES].append(job)
+        copies = COPIES * experiment.tables[job.corpus, job.features].X.nbytes // STEP_BYTES * STEP_BYTES
+        phases[models.memory_bytes(models.get_model(job.model), job.params) + copies].append(job)
     return sorted(phases.items())
 
 
