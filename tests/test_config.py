@@ -54,7 +54,7 @@ def test_load_config_is_quick():
 def test_parse_config_of_a_minimal_text_fills_in_documented_defaults():
     config = parse_config(BASE)
     assert config.remarks == ()
-    assert config.features == ["mfcc40"]
+    assert [row.label for row in config.features] == ["mfcc40"]
     assert [(row.name, row.options) for row in config.protocols] == [("group-kfold", {"n_splits": 6})]
     assert config.metrics == ["uar", "war", "macro_f1"]
     assert (config.schema_version, config.repeats, config.seed, config.on_bad_audio) == (1, 1, 0, "fail")
@@ -98,9 +98,10 @@ def test_parse_config_takes_null_for_what_is_left_out():
 def test_parse_config_knows_every_row_of_a_registry(table):
     key = {id(CORPORA): "corpora", id(FEATURES): "features", id(METRICS): "metrics", id(MODELS): "models"}
     needs = {"manifest": {"path": "x.csv"}, "file": {"path": "folds.csv"}}
+    needs["embeddings"] = {"path": "x.parquet", "trained_on": "unknown"}
     data = {"corpora": ["ravdess"], "models": ["svm"]}
     kind = key.get(id(table), "protocols")
-    is_row = kind in ("corpora", "models", "protocols")
+    is_row = kind in ("corpora", "features", "models", "protocols")
     data[kind] = [{"name": name, **needs.get(name, {})} if is_row else name for name in table]
     config = validate_config(data)
     assert len(getattr(config, kind)) == len(table)

@@ -82,7 +82,7 @@ REFUSED_VOTES = {
     "weight of nobody": ({"weights": {"svn": 1}}, "no member is called 'svn'. Did you mean 'svm'"),
     "negative weight": ({"weights": {"svm": -1}}, "at least 0. Got -1"),
     "weight that is none": ({"weights": {"svm": "much"}}, "at least 0. Got 'much'"),
-    "no weight": ({"weights": {"svm": 0, "logistic": 0}}, "one at least must be above 0"),
+    "no weight": ({"weights": {"svm": 0, "logistic": 0}}, "one weight at least must be above 0"),
 }
 
 
@@ -124,7 +124,9 @@ def test_config_names_members_by_the_ids_of_other_rows():
 
 
 def test_config_with_a_member_without_probabilities_is_refused_at_its_line():
-    with pytest.raises(ConfigError, match=r"models\[2\]\.params \(line 6\): member 'svm-c1' has no probabilities"):
+    with pytest.raises(
+        ConfigError, match=r"models\[2\]\.params\.members \(line 6\): member 'svm-c1' has no probabilities"
+    ):
         parse_config(CONFIG.replace(", calibrate: true", ""))
 
 

@@ -31,6 +31,7 @@ from emobench.corpora import CorpusSpec, get_corpus
 from emobench.corpora.scanning import find_spelling
 from emobench.errors import ConfigError, UnknownNameError, did_you_mean
 from emobench.protocols import ProtocolSpec, get_protocol
+from emobench.registry import resolve
 
 SCHEMA_VERSION = 1
 
@@ -215,6 +216,40 @@ class CorpusConfig(_WithOptions):
         return self
 
 
+class FeaturesConfig(_WithOptions):
+    """A feature set: a row of `FEATURES`, its name in results, and the options that the row has."""
+
+    name: FeaturesName
+    id: Identifier | None = None
+
+    @property
+    def _row(self) -> features.FeatureSpec:
+        return features.get_features(self.name)
+
+    @property
+    def label(self) -> str:
+        return self.id or self.name
+
+    def open(self) -> features.FeatureSpec:
+        """Return the feature set, read from its file where it has one; raise `DataError` where that is wrong."""
+        return resolve(self._row.reader)(self._row, self.label, self.options) if self._row.reader else self._row
+
+    @model_validator(mode="after")
+    def _check(self, info: ValidationInfo) -> FeaturesConfig:
+        faults = self._option_faults(info)
+        if self.id and not self._row.reader:
+            faults.append((("id",), f"{self.name!r} cannot have another name in results. Remove it."))
+        if faults:
+            raise LocatedError(*faults)
+        return self
+
+    @model_serializer(mode="wrap")
+    def _name_stands_for_itself(self, serialize: Any) -> Any:
+        """Write a feature set without options as its name, as it stood in configs before there were any."""
+        content = {key: value for key, value in serialize(self).items() if value is not None}
+        return content["name"] if len(content) == 1 else content
+
+
 class ModelConfig(_Closed):
     """A model: a row of `MODELS`, the entry's name on the leaderboard, and its parameters."""
 
@@ -239,7 +274,7 @@ class ModelConfig(_Closed):
             try:
                 models.check_family(spec, self.params)
             except ConfigError as error:
-                key = "network" if isinstance(error, UnknownNameError) else "options"
+                key = getattr(error, "parameter", "network" if isinstance(error, UnknownNameError) else "options")
                 faults.append((("params", key) if key in self.params else ("params",), str(error)))
         if faults:
             raise LocatedError(*faults)
@@ -364,7 +399,7 @@ class RunConfig(_Closed):
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION)
     corpora: list[CorpusConfig] = Field(min_length=1)
-    features: list[FeaturesName] = Field(default=["mfcc40"], min_length=1)
+    features: list[FeaturesConfig] = Field(default=[FeaturesConfig(name="mfcc40")], min_length=1)
     models: list[ModelConfig] = Field(min_length=1)
     protocols: list[ProtocolConfig] = Field(default=[ProtocolConfig(name="group-kfold")], min_length=1)
     tuning: TuningConfig | None = None
@@ -393,19 +428,19 @@ class RunConfig(_Closed):
     @model_validator(mode="before")
     @classmethod
     def _names_become_rows(cls, data: Any) -> Any:
-        """Let `svm` stand for `{name: svm}` in lists of models, protocols and corpora."""
+        """Let `svm` stand for `{name: svm}` in lists of models, protocols, features and corpora."""
         if not isinstance(data, dict):
             return data
-        rows = ("corpora", "models", "protocols")
+        rows = ("corpora", "features", "models", "protocols")
         data = {key: _expand(value) if key in rows else value for key, value in data.items()}
         return data | ({"models": _with_members(data["models"])} if isinstance(data.get("models"), list) else {})
 
-    @field_validator("features", "metrics")
+    @field_validator("metrics")
     @classmethod
     def _names_differ(cls, names: list[str]) -> list[str]:
         return _refuse_repeats(names, names, "names", " Remove one.")
 
-    @field_validator("corpora", "protocols")
+    @field_validator("corpora", "features", "protocols")
     @classmethod
     def _labels_differ(cls, rows: list[Any]) -> list[Any]:
         return _refuse_repeats(
@@ -478,7 +513,8 @@ def _expand(rows: Any) -> Any:
 
 def _with_members(rows: list[Any]) -> list[Any]:
     """Write out the members of models that are made of others, where they are named by the `id` of another row."""
-    known = {row.get("id") or row.get("name"): row for row in rows if isinstance(row, dict)}
+    names = [(row.get("id") or row.get("name"), row) for row in rows if isinstance(row, dict)]
+    known = {name: row for name, row in names if isinstance(name, str)}
 
     def written_out(member: Any) -> Any:
         row = known.get(member, {}) if isinstance(member, str) else {}

@@ -11,6 +11,7 @@ import platform
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,12 +21,16 @@ from emobench.features.frames import SR as FRAMES_SR
 from emobench.features.voice import NAMES as VOICE_NAMES
 from emobench.features.voice import SR as VOICE_SR
 from emobench.files import digest
-from emobench.registry import Row, lookup, plain, resolve
+from emobench.registry import Option, Row, lookup, plain, resolve
 
 STORE_LAYOUT = 2  # raised when the store keeps something else beside a vector; part of every feature key
 
 # What a feature's value depends on besides its own parameters; part of every feature key.
 LIBRARIES = ("librosa", "numpy", "scipy", "soundfile", "soxr")
+
+
+FILE = "file"
+"""What the specification of a feature set calls its source where another program made the numbers."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +58,17 @@ class FeatureSpec(Row):
         (t, c) where the n_features numbers are t frames of c channels, one frame after the other; empty for a vector.
     libraries : tuple of str
         Distributions that its numbers depend on besides `LIBRARIES`; their versions are in its keys.
+    options : mapping of str to Option
+        What a config may set beside the name.
+    reader : "module:function" or function
+        Of a row whose numbers stand in a file: ``reader(row, label, options)`` returns the feature set of an item of a
+        config, with its `vectors`. Its `frames` and `summary` are never called.
+    vectors : object
+        What `reader` has read; see `emobench.features.embeddings.Vectors`.
     """
 
     kind: ClassVar[str] = "feature set"
-    targets: ClassVar[tuple[str, ...]] = ("frames", "summary")
+    targets: ClassVar[tuple[str, ...]] = ("frames", "summary", "reader")
 
     name: str
     title: str
@@ -70,6 +82,9 @@ class FeatureSpec(Row):
     shape: tuple[int, ...] = ()
     params: Mapping[str, Any] = field(default_factory=dict)
     libraries: tuple[str, ...] = ()
+    options: Mapping[str, Option] = field(default_factory=dict)
+    reader: str | Callable[..., FeatureSpec] = ""
+    vectors: Any = field(default=None, repr=False, compare=False)
 
     def problem(self) -> str:
         """Return why the row cannot be used; see `Row.problem`."""
@@ -84,7 +99,13 @@ class FeatureSpec(Row):
     def specification(self) -> dict[str, Any]:
         """Return what identifies the numbers, without library versions: name, version, rate, parameters, shape."""
         about = {"name": self.name, "version": self.version, "sr": self.sr, "params": plain(self.params)}
-        return about | ({"shape": list(self.shape)} if self.shape else {}) | self.origin_key()
+        kind = {"shape": list(self.shape)} if self.shape else {"source": FILE} if self.is_read else {}
+        return about | kind | self.origin_key()
+
+    @property
+    def is_read(self) -> bool:
+        """Whether its numbers stand in a file, so that no signal gives them."""
+        return bool(self.reader)
 
     @property
     def form(self) -> str:
@@ -220,6 +241,15 @@ FEATURES: dict[str, FeatureSpec] = {
             shape=(N_FRAMES, 40),
             params={"n_mels": 64},
         ),
+        FeatureSpec(
+            name="embeddings",
+            title="Vectors that another program made of each recording, read from a file; docs/embeddings.md",
+            frames="emobench.features.embeddings:refuse",
+            summary="emobench.features.embeddings:refuse",
+            n_features=0,
+            options={"path": Option(Path), "trained_on": Option(str)},
+            reader="emobench.features.embeddings:read_spec",
+        ),
     )
 }
 
@@ -233,8 +263,11 @@ def feature_key(spec: FeatureSpec, *, mono: str = "mean") -> str:
     """Return the store's key of a feature set: its name and a hash of everything that its numbers depend on.
 
     Other parameters, another extractor's version, another version of Python or of a library of the signal path, and
-    another processor architecture, are another key, so nothing stale is ever found.
+    another processor architecture, are another key, so nothing stale is ever found. That of vectors that stand in a
+    file is the file's hash.
     """
+    if spec.is_read:
+        return f"{spec.name}-{spec.params['sha256'][:16]}"
     return f"{spec.name}-{digest(feature_identity(spec, mono=mono))[:16]}"
 
 

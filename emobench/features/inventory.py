@@ -109,7 +109,8 @@ def list_holdings(store: FeatureStore) -> list[Holding]:
 
 def current_keys() -> set[str]:
     """Return every feature key that this installation can use."""
-    return {feature_key(row, mono=mono) for row in rows("feature set", FEATURES) for mono in _MONO}
+    kept = [row for row in rows("feature set", FEATURES) if not row.is_read]
+    return {feature_key(row, mono=mono) for row in kept for mono in _MONO}
 
 
 def check(store: FeatureStore) -> Checked:

@@ -26,6 +26,14 @@ CALIBRATIONS = {True: "sigmoid", "sigmoid": "sigmoid", "temperature": "temperatu
 """What it may be, besides false → the method."""
 
 
+class ParameterError(ConfigError):
+    """A parameter of a model that cannot be, and which one."""
+
+    def __init__(self, parameter: str, message: str):
+        super().__init__(message)
+        self.parameter = parameter
+
+
 @dataclass(frozen=True)
 class Float:
     """A real parameter to tune, `low` to `high` inclusive, on a logarithmic scale if `log`."""

@@ -14,12 +14,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from emobench import models
 from emobench.errors import ConfigError, UnknownNameError, did_you_mean
-from emobench.models import Family, Float, ModelSpec
+from emobench.models import Family, Float, ModelSpec, ParameterError
 
 MEMBERS = ({"name": "svm", "params": {"calibrate": True}}, {"name": "logistic"})
 """Members of a vote that names none."""
 
-KEYS = {"name", "id", "params"}
+KEYS = {"name": str, "id": str, "params": Mapping}
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,27 @@ def list_members(members: Sequence[str | Mapping[str, Any]]) -> list[Member]:
     found = []
     for member in members:
         given = {"name": member} if isinstance(member, str) else member
-        if not isinstance(given, Mapping) or "name" not in given or set(given) - KEYS:
-            raise ConfigError(
+        if not _is_member(given):
+            raise ParameterError(
+                "members",
                 "a member of a vote is the name of a model, or {name: …, id: …, params: …}. "
-                f"Got {member!r}. Correct it."
+                f"Got {member!r}. Correct it.",
             )
         try:
             spec = models.get_model(given["name"])
         except UnknownNameError as error:
-            raise ConfigError(f"{error} A member is a model, or the `id:` of another row of `models:`.") from None
+            raise ParameterError(
+                "members", f"{error} A member is a model, or the `id:` of another row of `models:`."
+            ) from None
         found.append(Member(given.get("id") or spec.name, spec, given.get("params") or {}))
     return found
+
+
+def _is_member(given: Any) -> bool:
+    """Return whether something has the form of a member; whether its model exists is another question."""
+    if not isinstance(given, Mapping) or set(given) - set(KEYS) or "name" not in given:
+        return False
+    return all(isinstance(value, KEYS[key]) for key, value in given.items())
 
 
 class SoftVote(ClassifierMixin, BaseEstimator):
@@ -131,22 +141,33 @@ def check_members(settings: Mapping[str, Any]) -> None:
     """Refuse members that cannot vote together, and weights that are none: `ConfigError`."""
     members = list_members(settings["members"])
     if len(members) < 2:
-        raise ConfigError(f"a vote must have at least 2 members. Got {len(members)}. Add one to `members`.")
+        raise ParameterError(
+            "members", f"a vote must have at least 2 members. Got {len(members)}. Add one to `members`."
+        )
     labels = [member.label for member in members]
     if twice := [label for label, count in Counter(labels).items() if count > 1]:
-        raise ConfigError(f"members of a vote must have different names. {twice[0]!r} stands twice. Give one an `id`.")
+        raise ParameterError(
+            "members", f"members of a vote must have different names. {twice[0]!r} stands twice. Give one an `id`."
+        )
     for member in members:
         if member.spec.members:
-            raise ConfigError(f"{member.label!r} is a vote itself, so it cannot be a member. Name its members instead.")
-        models.check_parameters(member.spec, member.params)
+            raise ParameterError(
+                "members", f"{member.label!r} is a vote itself, so it cannot be a member. Name its members instead."
+            )
+        try:
+            models.check_parameters(member.spec, member.params)
+        except ConfigError as error:
+            raise ParameterError("members", f"{member.label!r}: {error}") from None
         if not hasattr(models.build(member.spec, member.params), "predict_proba"):
-            raise ConfigError(
+            raise ParameterError(
+                "members",
                 f"member {member.label!r} has no probabilities, so it cannot vote. "
-                "Add `calibrate: true` to its `params:`."
+                "Add `calibrate: true` to its `params:`.",
             )
     if not _common_forms(members):
-        raise ConfigError(
-            f"members of a vote must see the same features. {labels[0]!r} and others share none. Leave some out."
+        raise ParameterError(
+            "members",
+            f"members of a vote must see the same features. {labels[0]!r} and others share none. Leave some out.",
         )
     _check_weights(settings["weights"] or {}, labels)
 
@@ -155,11 +176,13 @@ def _check_weights(weights: Mapping[str, Any], labels: Sequence[str]) -> None:
     for label, weight in weights.items():
         if label not in labels:
             near = did_you_mean(label, labels)
-            raise ConfigError(f"weights: no member is called {label!r}.{near} Members: {', '.join(labels)}.")
+            raise ParameterError("weights", f"no member is called {label!r}.{near} Members: {', '.join(labels)}.")
         if isinstance(weight, bool) or not isinstance(weight, Real) or not weight >= 0:
-            raise ConfigError(f"weights: that of {label!r} must be a number of at least 0. Got {weight!r}. Correct it.")
+            raise ParameterError(
+                "weights", f"the weight of {label!r} must be a number of at least 0. Got {weight!r}. Correct it."
+            )
     if not sum(weights.get(label, 1) for label in labels) > 0:
-        raise ConfigError("weights: one at least must be above 0. All are 0. Raise one.")
+        raise ParameterError("weights", "one weight at least must be above 0. All are 0. Raise one.")
 
 
 def _common_forms(members: Sequence[Member]) -> tuple[str, ...]:

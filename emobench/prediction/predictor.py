@@ -22,7 +22,7 @@ from emobench.bundles.manifest import AUDIO_ID_DIGITS, Manifest
 from emobench.bundles.storage import Bundle, read_bundle
 from emobench.corpora.labels import fit_encoder
 from emobench.errors import AudioError, BundleError, ConfigError, DataError, UnknownNameError
-from emobench.features import FeatureSpec, get_features
+from emobench.features import FILE, FeatureSpec, get_features
 from emobench.features.extraction import keep_freed_memory, remarks_on, vectorise
 from emobench.features.rows import pool_answers
 from emobench.prediction.selection import find_bundle
@@ -180,6 +180,7 @@ class Predictor:
         -------
         features : float32 array of shape (n_features,), or (n_windows, n_features) of frames
         """
+        self._check_can_hear()
         return self._vector(self._heard(audio, sr), audio)
 
     def classify(self, X: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -228,6 +229,7 @@ class Predictor:
         ConfigError
             If the threshold is out of range, or the model has no probabilities that it could be compared with.
         """
+        self._check_can_hear()
         self._check_threshold(threshold)
         heard = self._heard(audio, sr)
         ((emotion, probabilities),) = self._answers([self._vector(heard, audio)], threshold)
@@ -241,6 +243,7 @@ class Predictor:
 
     def predict_files(self, files: Iterable[Recording], *, threshold: float | None = None) -> Iterator[Prediction]:
         """Yield the emotion of each file; one that cannot be used has an `error`, and the others go on."""
+        self._check_can_hear()
         self._check_threshold(threshold)
         return (self._attempt(file, threshold) for file in files)
 
@@ -266,6 +269,7 @@ class Predictor:
         ConfigError
             If `window_s`, `hop_s` or `threshold` is out of range.
         """
+        self._check_can_hear()
         self._check_threshold(threshold)
         shortest_s = max(self._policy.min_duration_s, self.spec.min_samples / self.spec.sr)
         if not shortest_s <= window_s <= self._policy.max_duration_s:
@@ -370,6 +374,15 @@ class Predictor:
             is_certain = threshold is None or values[code] >= threshold
             yield emotion if is_certain else UNCERTAIN, dict(zip(self.classes, values, strict=True))
 
+    def _check_can_hear(self) -> None:
+        """Refuse recordings where the model takes vectors that another program made of them."""
+        if self.spec.is_read:
+            about = f"{self.spec.name}, trained on: {self.spec.params.get('trained_on')}"
+            raise BundleError(
+                f"{self.entry!r} takes vectors that another program makes of a recording ({about}), so choose another "
+                "model, or give `Predictor.classify` such vectors."
+            )
+
     def _check_threshold(self, threshold: float | None) -> None:
         if threshold is None:
             return
@@ -415,6 +428,9 @@ def _policy(manifest: Manifest) -> AudioPolicy:
 def _spec(manifest: Manifest) -> FeatureSpec:
     """Return the feature set of a bundle, or refuse one whose numbers would differ from those it was trained on."""
     name = manifest.features.get("name")
+    if manifest.features.get("source") == FILE:
+        about = {"name": str(name), "n_features": manifest.n_features, "params": manifest.features.get("params", {})}
+        return replace(get_features("embeddings"), **about)
     try:
         spec = get_features(str(name))
     except UnknownNameError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -426,6 +426,7 @@ def hash_clips(paths: Sequence[Path]) -> tuple[list[str | None], list[AudioError
 
 def extract(
     config: RunConfig,
+    features: Sequence[FeatureSpec],
     datasets: Sequence[Dataset],
     *,
     pool: Callable[[], Any],
@@ -436,6 +437,8 @@ def extract(
 
     Parameters
     ----------
+    features : sequence of FeatureSpec
+        Those that stand in a file are given to the recordings that are left.
     excluded : path, optional
         CSV for the list of recordings that cannot be used, where they end the run.
 
@@ -451,7 +454,7 @@ def extract(
     DataError
         If recordings cannot be used, and the config does not leave them out.
     """
-    store, specs = FeatureStore(store_folder()), [get_features(name) for name in config.features]
+    store, specs = FeatureStore(store_folder()), computed(features)
     found: list[list[Extraction]] = []
     faults: dict[str, list[AudioError]] = {}
     remarks: list[str] = []
@@ -479,13 +482,35 @@ def extract(
         remarks += [f"{line}; notes.csv lists all" if " more: " in line else line for line in summarise(notes)]
         kept.append(replace(whole, notes=tuple(notes)))
         for spec, part in zip(specs, parts, strict=True):
-            tables[dataset.name, spec.name] = _table(whole, spec, config, part, rows)
+            if part.spans is None:
+                tables[whole.name, spec.name] = _table(whole, spec, config, part.X[rows], part.n_computed)
+            else:
+                found_spans = part.spans[rows]
+                tables[whole.name, spec.name] = _table(whole, spec, config, part.X, part.n_computed, found_spans)
+        for spec in (spec for spec in features if spec.is_read):
+            X = spec.vectors.take(_names(whole), corpus=whole.name)
+            tables[whole.name, spec.name] = _table(whole, spec, config, X)
+    every = [names for dataset in kept for names in _names(dataset)]
+    remarks += filter(None, (spec.vectors.foreign(every) for spec in features if spec.is_read))
     return kept, tables, remarks
 
 
 def _counting_all(n_clips: int, advance: Callable[..., None]) -> Callable[[int, int], None]:
     """Return what a store tells its progress to, for a bar that clips found in the store count for as well."""
     return lambda n_done, n_missing: advance(n_clips - n_missing + n_done)
+
+
+def computed(features: Iterable[FeatureSpec]) -> list[FeatureSpec]:
+    """Return the feature sets that are made of the sound; at least one, so that every recording is decoded."""
+    return [spec for spec in features if not spec.is_read] or [get_features("mfcc40")]
+
+
+def _names(dataset: Dataset) -> list[dict[str, tuple[str, ...]]]:
+    """Return what each recording may be called in a file of vectors."""
+    return [
+        {"audio_id": (audio,), "clip_id": (clip,), "path": (utterance.path, utterance.id)}
+        for utterance, clip, audio in zip(dataset.utterances, dataset.clips, dataset.audio, strict=True)
+    ]
 
 
 def _all_faults(dataset: Dataset, parts: Sequence[Extraction], clips: Sequence[tuple[str, Path]]) -> list[AudioError]:
@@ -571,18 +596,25 @@ def _notes(dataset: Dataset, parts: Sequence[Extraction]) -> list[tuple[str, str
     return sorted(found)
 
 
-def _table(dataset: Dataset, spec: FeatureSpec, config: RunConfig, found: Extraction, rows: np.ndarray) -> FeatureTable:
+def _table(
+    dataset: Dataset,
+    spec: FeatureSpec,
+    config: RunConfig,
+    X: np.ndarray,
+    n_computed: int = 0,
+    spans: np.ndarray | None = None,
+) -> FeatureTable:
     return FeatureTable(
-        X=found.X[rows] if found.spans is None else found.X,
+        X=X,
         y=dataset.y,
         classes=dataset.classes,
         ids=dataset.labels.ids,
         speakers=dataset.labels.speakers,
         sexes=dataset.labels.sexes,
-        spec=spec,
+        spec=replace(spec, vectors=None),
         key=feature_key(spec, mono=config.audio.mono),
-        n_computed=found.n_computed,
-        spans=None if found.spans is None else found.spans[rows],
+        n_computed=n_computed,
+        spans=spans,
     )
 
 

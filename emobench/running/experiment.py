@@ -18,7 +18,7 @@ from emobench.audio.decoding import hash_file
 from emobench.config.schema import CorpusConfig, ModelConfig, ProtocolConfig, RunConfig
 from emobench.corpora import CorpusSpec, get_corpus
 from emobench.errors import ConfigError, SplitError
-from emobench.features import FeatureTable, feature_key, get_features
+from emobench.features import FeatureSpec, FeatureTable, feature_key, get_features
 from emobench.files import check_writable, digest
 from emobench.metrics import get_metric
 from emobench.protocols import Fold, Labels, ProtocolSpec, get_protocol
@@ -60,10 +60,10 @@ class Entry:
             **({"tuning": {**tuning, "space": plain(space)}} if self.is_tuned else {}),
         }
 
-    def can_see(self, features: str) -> bool:
+    def can_see(self, features: FeatureSpec) -> bool:
         """Return whether the model takes features of this kind: a vector, or frames over time."""
         row = models.get_model(self.model.name)
-        return get_features(features).form in models.takes(row, self.model.params)
+        return features.form in models.takes(row, self.model.params)
 
     def describe(self) -> dict[str, Any]:
         """Return the entry as ``run.json`` has it."""
@@ -89,6 +89,8 @@ class Experiment:
 
     Attributes
     ----------
+    features : mapping of str to FeatureSpec
+        By their names in results, in the config's order.
     datasets : tuple of Dataset
         One for each corpus of the config, in its order.
     tables : mapping of (corpus, features) to FeatureTable
@@ -103,6 +105,7 @@ class Experiment:
     """
 
     config: RunConfig
+    features: Mapping[str, FeatureSpec]
     datasets: tuple[Dataset, ...]
     tables: Mapping[tuple[str, str], FeatureTable]
     folds: Mapping[tuple[str, str], list[Fold]]
@@ -118,7 +121,7 @@ class Experiment:
     @cached_property
     def feature_keys(self) -> dict[str, str]:
         """Key in the store of each feature set."""
-        return {name: feature_key(get_features(name), mono=self.config.audio.mono) for name in self.config.features}
+        return {name: feature_key(spec, mono=self.config.audio.mono) for name, spec in self.features.items()}
 
     def dataset(self, corpus: str) -> Dataset:
         """Return the dataset that result rows call `corpus`."""
@@ -133,9 +136,9 @@ class Experiment:
         return [
             self._job(dataset, features, entry, protocol, repeat, fold, proof)
             for dataset in self.datasets
-            for features in self.config.features
+            for features, spec in self.features.items()
             for protocol in self.config.protocols
-            for entry in self._seeing(features)
+            for entry in self._seeing(spec)
             for repeat in range(self.config.repeats)
             for fold, proof in zip(
                 self.folds[dataset.name, protocol.label],
@@ -150,13 +153,13 @@ class Experiment:
             self._job(dataset, features, entry, None, 0, fold, proof)
             for dataset in self.datasets
             for fold, proof in [_whole(dataset)]
-            for features in self.config.features
-            for entry in self._seeing(features)
+            for features, spec in self.features.items()
+            for entry in self._seeing(spec)
         ]
 
-    def _seeing(self, features: str) -> list[Entry]:
+    def _seeing(self, spec: FeatureSpec) -> list[Entry]:
         """Return the entries whose model takes features of this kind."""
-        return [entry for entry in self._entries if entry.can_see(features)]
+        return [entry for entry in self._entries if entry.can_see(spec)]
 
     @cached_property
     def _entries(self) -> list[Entry]:
@@ -177,7 +180,7 @@ class Experiment:
         identity = {
             **entry.identity,
             "corpus": dataset.fingerprint,
-            "features": get_features(features).specification(),
+            "features": self.features[features].specification(),
             "train": proof["train"],
             "test": proof["test"],
             "repeat": repeat,
@@ -203,7 +206,7 @@ class Experiment:
 
     def cost_s(self, job: Job) -> float:
         """Estimate a job's seconds from its model's cost on six folds of 800 × 40."""
-        spec = get_features(job.features)
+        spec = self.features[job.features]
         size = spec.n_features / 40 / (FRAMES_GAIN if spec.form == "frames" else 1)
         fit_s = models.cost(models.get_model(job.model), job.params) / 6 * len(job.train) / 800 * size
         return fit_s * count_fits(job)
@@ -236,6 +239,7 @@ def prepare(
     """
     for row in used_rows(config):
         row.check_targets()
+    features = {item.label: item.open() for item in config.features}
     datasets: list[Dataset] = []
     for remark in config.remarks:
         reporter.warn(remark)
@@ -255,7 +259,7 @@ def prepare(
         datasets.append(dataset)
     remarks = [*config.remarks, *(remark for dataset in datasets for remark in dataset.remarks)]
     n_told = len(remarks)
-    remarks += _unseen(config) + _uncompared(config)
+    remarks += _unseen(config, features) + _uncompared(config, features)
     for dataset in datasets:  # from names and labels alone, before any audio is read
         for protocol in config.protocols:
             remarks += _make_folds(config, dataset, protocol)[1]
@@ -264,7 +268,9 @@ def prepare(
         if output is not None:
             check_writable(output)
         excluded = output and output / run_name(config, datasets) / "excluded.csv"
-        datasets, tables, found = extract(config, datasets, pool=pool, excluded=excluded, reporter=reporter)
+        datasets, tables, found = extract(
+            config, list(features.values()), datasets, pool=pool, excluded=excluded, reporter=reporter
+        )
         remarks += found
     folds, certificates, duplicates = {}, [], {}
     for dataset, corpus in zip(datasets, config.corpora, strict=True):
@@ -277,7 +283,7 @@ def prepare(
     for remark in dict.fromkeys(remarks[n_told:]):
         reporter.warn(remark)
     return Experiment(
-        config, tuple(datasets), tables, folds, tuple(certificates), duplicates, tuple(dict.fromkeys(remarks))
+        config, features, tuple(datasets), tables, folds, tuple(certificates), duplicates, tuple(dict.fromkeys(remarks))
     )
 
 
@@ -288,23 +294,23 @@ def _whole(dataset: Dataset) -> tuple[Fold, dict[str, str]]:
     return fold, {"train": rows_fingerprint(ids, fold.train), "test": rows_fingerprint(ids, fold.test)}
 
 
-def _unseen(config: RunConfig) -> list[str]:
+def _unseen(config: RunConfig, features: Mapping[str, FeatureSpec]) -> list[str]:
     """Return a remark for each entry and feature set that do not fit; refuse a config of which nothing is left."""
-    pairs = [(entry, name) for entry in list_entries(config) for name in config.features if not entry.is_tuned]
+    pairs = [(entry, spec) for entry in list_entries(config) for spec in features.values() if not entry.is_tuned]
     unseen = [
-        f"{entry.name} cannot see {name}, which is {'frames over time' if kind == 'frames' else 'a vector'}: no jobs"
-        for entry, name in pairs
-        if not entry.can_see(name) and (kind := get_features(name).form)
+        f"{entry.name} cannot see {spec.name}, which is {kind}: no jobs"
+        for entry, spec in pairs
+        if not entry.can_see(spec) and (kind := "frames over time" if spec.form == "frames" else "a vector")
     ]
     if len(unseen) == len(pairs):
         raise ConfigError(f"No model of this config can see its features. {unseen[0]}. Change `models` or `features`.")
     return unseen
 
 
-def _uncompared(config: RunConfig) -> list[str]:
+def _uncompared(config: RunConfig, features: Mapping[str, FeatureSpec]) -> list[str]:
     """Return a remark on each feature set that so many entries see that not every two of them are compared."""
     entries = list_entries(config)
-    counts = {name: sum(entry.can_see(name) for entry in entries) for name in config.features}
+    counts = {name: sum(entry.can_see(spec) for entry in entries) for name, spec in features.items()}
     return [f"{name}: {note}" for name, count in counts.items() if (note := describe_pairs(count))]
 
 
@@ -325,7 +331,7 @@ def used_rows(config: RunConfig) -> list[Row]:
     """Return the rows of all tables that a config names."""
     return [
         *(get_corpus(row.name) for row in config.corpora),
-        *(get_features(name) for name in config.features),
+        *(get_features(row.name) for row in config.features),
         *(row for model in config.models for row, _ in models.with_members(models.get_model(model.name), model.params)),
         *(get_protocol(row.name) for row in config.protocols),
         *(get_metric(name) for name in config.metrics),
@@ -342,13 +348,14 @@ def portable(config: RunConfig) -> dict[str, Any]:
     content = config.model_dump(mode="json", exclude={"corpora": {"__all__": {"root"}}})
     for row in content["corpora"]:
         row |= {name: Path(row[name]).name for name in _paths(get_corpus(row["name"]), row)}
-    for row in content["protocols"]:
-        paths = _paths(get_protocol(row["name"]), row)
-        row |= {name: f"{Path(row[name]).name} {hash_file(row[name])[:16]}" for name in paths}
+    files = [(get_protocol(row["name"]), row) for row in content["protocols"]]
+    files += [(get_features(row["name"]), row) for row in content["features"] if isinstance(row, dict)]
+    for spec, row in files:
+        row |= {name: f"{Path(row[name]).name} {hash_file(row[name])[:16]}" for name in _paths(spec, row)}
     return content
 
 
-def _paths(row: CorpusSpec | ProtocolSpec, given: Mapping[str, Any]) -> list[str]:
+def _paths(row: CorpusSpec | FeatureSpec | ProtocolSpec, given: Mapping[str, Any]) -> list[str]:
     """Return the options of a row that are paths and stand in an item of a config."""
     return [name for name, option in row.options.items() if option.type is Path and name in given]
 

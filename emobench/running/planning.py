@@ -19,13 +19,14 @@ from emobench.config.yaml import load_config
 from emobench.corpora.location import cache_folder, store_folder
 from emobench.errors import ConfigError, UnknownNameError, did_you_mean
 from emobench.execution.workers import WORKER_BYTES, count_workers
-from emobench.features import get_features
+from emobench.features import feature_key
 from emobench.features.store import FeatureStore
 from emobench.files import require_space
 from emobench.prediction import latency
 from emobench.registry import Plugins, using
 from emobench.reporter import Reporter
 from emobench.running import journal, records, transport
+from emobench.running.datasets import computed
 from emobench.running.evaluation import FoldResult, Job
 from emobench.running.experiment import Experiment, count_fits, list_entries, prepare, unique
 from emobench.statistics import description
@@ -94,7 +95,7 @@ def _plan(config: RunConfig, output: Path, n_jobs: int, only: Sequence[str]) -> 
     output = check_output(output)
     experiment = prepare(config, reporter=Reporter(), output=output)
     store = FeatureStore(store_folder())
-    keys = list(experiment.feature_keys.values())
+    keys = [feature_key(spec, mono=config.audio.mono) for spec in computed(experiment.features.values())]
     to_make = [dataset for dataset in experiment.datasets if dataset.root is None]  # their clips are not known yet
     made = [dataset for dataset in experiment.datasets if dataset.root is not None]
     n_to_make = sum(len(dataset.utterances) for dataset in to_make)
@@ -212,9 +213,9 @@ def _large_tables(experiment: Experiment) -> Iterator[str]:
 
 def _table_bytes(experiment: Experiment) -> dict[tuple[str, str], int]:
     return {
-        (dataset.name, name): 4 * get_features(name).n_features * len(dataset.utterances)
+        (dataset.name, name): 4 * spec.n_features * len(dataset.utterances)
         for dataset in experiment.datasets
-        for name in experiment.config.features
+        for name, spec in experiment.features.items()
     }
 
 
@@ -224,7 +225,7 @@ def mapped_bytes(experiment: Experiment) -> int:
 
 
 def _vector_bytes(experiment: Experiment) -> int:
-    return sum(4 * get_features(name).n_features + _CLIP_BYTES for name in experiment.config.features)
+    return sum(4 * spec.n_features + _CLIP_BYTES for spec in computed(experiment.features.values()))
 
 
 def result_bytes(jobs: Sequence[Job]) -> int:

@@ -15,7 +15,6 @@ from emobench.bundles.manifest import describe
 from emobench.bundles.storage import Bundle, read_bundle, write_bundle
 from emobench.corpora import get_corpus
 from emobench.errors import BundleError
-from emobench.features import get_features
 from emobench.files import storage_errors, write_bytes, write_json
 from emobench.registry import active_files, plain
 from emobench.reports import derivation
@@ -231,8 +230,8 @@ def _run_json(experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str
             for corpus, dataset in zip(experiment.config.corpora, experiment.datasets, strict=True)
         },
         "features": {
-            name: {"specification": get_features(name).specification(), "key": experiment.feature_keys[name]}
-            for name in experiment.config.features
+            name: {"specification": spec.specification(), "key": experiment.feature_keys[name]}
+            for name, spec in experiment.features.items()
         },
         "entries": {entry.name: entry.describe() for entry in list_entries(experiment.config)},
         "metrics": {name: metrics.get_metric(name).version for name in experiment.config.metrics},
@@ -281,7 +280,7 @@ def is_failed(finished: Mapping[str, FoldResult], job: Job) -> bool:
 
 def bundle_path(folder: Path, experiment: Experiment, job: Job) -> Path:
     """Return where an entry's bundle is: ``models/<entry>``, named with corpus and features where there are several."""
-    is_only_table = len(experiment.datasets) * len(experiment.config.features) == 1
+    is_only_table = len(experiment.datasets) * len(experiment.features) == 1
     return folder / "models" / (job.entry if is_only_table else f"{job.entry}@{job.corpus}+{job.features}")
 
 
@@ -309,7 +308,7 @@ def save_bundle(experiment: Experiment, folder: Path, job: Job, fitted: Fitted, 
     BundleError
         If it cannot be said in JSON, or something else than a bundle is in its place.
     """
-    dataset, spec = experiment.dataset(job.corpus), get_features(job.features)
+    dataset, spec = experiment.dataset(job.corpus), experiment.features[job.features]
     rows = board[(board["corpus"] == job.corpus) & (board["features"] == job.features) & (board["entry"] == job.entry)]
     manifest = describe(
         identity=job.key,

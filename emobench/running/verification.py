@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from emobench.execution.workers import Crash, Pool, count_workers
 from emobench.protocols import Labels
 from emobench.protocols.duplicates import describe_conflict, find_conflicts, find_groups
 from emobench.reporter import Reporter
-from emobench.running.datasets import find, obtain, scan
+from emobench.running.datasets import find, hash_clips, obtain, scan
 
 CLIPS_A_TASK = 32
 
@@ -38,6 +38,8 @@ class Verification:
         Groups of utterances with the same audio.
     conflicts : tuple of str
         Those among them that have two emotions or two speakers, but for known defects.
+    audio : mapping of str to str
+        Hash of the samples of each recording that can be used, by its path.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Verification:
     warnings: tuple[str, ...] = ()
     identical: tuple[tuple[str, ...], ...] = field(default=())
     conflicts: tuple[str, ...] = ()
+    audio: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -176,6 +179,7 @@ def verify(
         warnings=tuple(sorted(warnings)),
         identical=tuple(identical),
         conflicts=tuple(conflicts),
+        audio={utterance.path: audio[utterance.id] for utterance in utterances if utterance.id in audio},
     )
 
 
@@ -189,6 +193,19 @@ def _labels(name: str, utterances: Sequence[Utterance], audio: Mapping[str, str]
         audio=tuple(audio[utterance.id] for utterance in utterances),
         corpus=name,
     )
+
+
+def hashes(
+    name: str, *, root: Path | None = None, path: Path | None = None, reporter: Reporter | None = None
+) -> tuple[list[tuple[str, str, str]], Verification]:
+    """Return (path, audio id, clip id) of each recording that can be used, and what else was found; see `verify`.
+
+    These are the keys of a file of embeddings.
+    """
+    found = verify(name, root=root, path=path, reporter=reporter)
+    clips, faults = hash_clips([found.root / clip for clip in found.audio])
+    rows = [(clip, audio, sha) for (clip, audio), sha in zip(found.audio.items(), clips, strict=True) if sha]
+    return rows, replace(found, faults=(*found.faults, *faults))
 
 
 def _corpus(name: str, root: Path | None, path: Path | None) -> CorpusConfig:

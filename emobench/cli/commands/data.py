@@ -140,6 +140,39 @@ def data_manifest(
     print(printable(f"Wrote {path}: {len(draft.rows)} recordings"))
 
 
+@data_app.command("hashes")
+@takes_manner
+def data_hashes(
+    name: Annotated[str, typer.Argument(metavar="CORPUS", help="A corpus, as `emobench data list` names it.")],
+    *,
+    root: Annotated[Path | None, typer.Option("--root", metavar="DIR", help="Its folder.")] = None,
+    path: Annotated[Path | None, typer.Option("--path", metavar="CSV", help="The CSV of a manifest.")] = None,
+    manner: Manner,
+) -> None:
+    """Print the keys of every recording, for a file of embeddings.
+
+    A CSV of path, audio_id (hash of the samples) and clip_id (hash of the file).
+    """
+    import pandas as pd
+
+    from emobench.cli.console import ConsoleReporter
+    from emobench.errors import listing
+    from emobench.results.tables import csv_bytes
+    from emobench.running.verification import hashes
+
+    rows, found = hashes(name, root=root, path=path, reporter=ConsoleReporter(quiet=manner.quiet))
+    if manner.as_json:
+        print_json([{"path": path, "audio_id": audio, "clip_id": clip} for path, audio, clip in rows])
+    else:
+        frame = pd.DataFrame(rows, columns=["path", "audio_id", "clip_id"])
+        print(csv_bytes(frame).decode(), end="")
+    if found.faults:
+        complain(
+            f"Corpus {name!r}: {len(found.faults)} recordings have no keys:\n{listing(list(map(str, found.faults)))}"
+        )
+        raise typer.Exit(3)
+
+
 @data_app.command("make")
 @takes_manner
 def data_make(
