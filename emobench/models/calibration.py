@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -48,12 +48,12 @@ class SpeakerCalibratedClassifier(ClassifierMixin, BaseEstimator):
         "n_splits": [Interval(Integral, 2, None, closed="left")],
     }
 
-    def __init__(self, estimator, *, method="sigmoid", n_splits=N_SPLITS):
+    def __init__(self, estimator: Any, *, method: str = "sigmoid", n_splits: int = N_SPLITS) -> None:
         self.estimator = estimator
         self.method = method
         self.n_splits = n_splits
 
-    def fit(self, X, y, groups=None):
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Fit the classifier and what corrects its answers.
 
         Parameters
@@ -80,30 +80,30 @@ class SpeakerCalibratedClassifier(ClassifierMixin, BaseEstimator):
         self.calibrated_.fit(X, y, **own)
         return self
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Return the calibrated probability of each class: shape (n_utterances, n_classes)."""
         check_is_fitted(self)
         return self.calibrated_.predict_proba(validate_data(self, X, dtype=np.float32, reset=False))
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """Return the most probable label of each row."""
         proba = self.predict_proba(X)
         return self.classes_[proba.argmax(axis=1)]
 
     @property
-    def estimator_(self):
+    def estimator_(self) -> Any:
         """The classifier, fitted on all speakers."""
         return self.calibrated_.calibrated_classifiers_[0].estimator
 
     @property
-    def n_iter_(self):
+    def n_iter_(self) -> Any:
         """Iterations of the classifier, where it has them."""
         return self.estimator_.n_iter_
 
-    def _splits(self, y, groups):
+    def _splits(self, y: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return (train, test) rows of each part of the speakers; refuse a training part that lacks a class."""
         n_splits = min(self.n_splits, len(np.unique(groups)))
-        folds = inner_folds(groups.astype(str), [""] * len(y), n_splits)
+        folds = inner_folds(groups.astype(str).tolist(), [""] * len(y), n_splits)
         for fold in folds:
             if missing := sorted(set(self.classes_.tolist()) - set(y[fold.train].tolist())):
                 raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 from sklearn.neural_network import MLPClassifier
 from sklearn.utils import compute_sample_weight
@@ -26,19 +26,19 @@ class WeightedMLPClassifier(MLPClassifier):
         "class_weight": [StrOptions({"balanced"}), None],
     }
 
-    def __init__(self, *, class_weight=None, **params):
+    def __init__(self, *, class_weight: str | None = None, **params: Any) -> None:
         super().__init__(**params)
         self.class_weight = class_weight
 
     # scikit-learn reads the names of an estimator's parameters here.
-    __init__.__signature__ = inspect.Signature(
+    __init__.__dict__["__signature__"] = inspect.Signature(
         [
             *inspect.signature(MLPClassifier.__init__).parameters.values(),
             inspect.Parameter("class_weight", inspect.Parameter.KEYWORD_ONLY, default=None),
         ]
     )
 
-    def fit(self, X, y):
+    def fit(self, X: Any, y: Any) -> Self:
         """Train the network from scratch; see `MLPClassifier.fit`."""
         weights = compute_sample_weight(self.class_weight, y) if self.class_weight else None
         return super().fit(X, y, sample_weight=weights)

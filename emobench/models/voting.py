@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
@@ -16,7 +15,7 @@ from emobench import models
 from emobench.errors import ConfigError, UnknownNameError, did_you_mean
 from emobench.models import Family, Float, ModelSpec, ParameterError
 
-MEMBERS = ({"name": "svm", "params": {"calibrate": True}}, {"name": "logistic"})
+MEMBERS: tuple[str | Mapping[str, Any], ...] = ({"name": "svm", "params": {"calibrate": True}}, {"name": "logistic"})
 """Members of a vote that names none."""
 
 KEYS = {"name": str, "id": str, "params": Mapping}
@@ -41,7 +40,7 @@ def list_members(members: Sequence[str | Mapping[str, Any]]) -> list[Member]:
     """
     found = []
     for member in members:
-        given = {"name": member} if isinstance(member, str) else member
+        given: Any = {"name": member} if isinstance(member, str) else member
         if not _is_member(given):
             raise ParameterError(
                 "members",
@@ -54,7 +53,7 @@ def list_members(members: Sequence[str | Mapping[str, Any]]) -> list[Member]:
             raise ParameterError(
                 "members", f"{error} A member is a model, or the `id:` of another row of `models:`."
             ) from None
-        found.append(Member(given.get("id") or spec.name, spec, given.get("params") or {}))
+        found.append(Member(given.get("id") or spec.name, spec, given.get("params", {})))
     return found
 
 
@@ -92,13 +91,20 @@ class SoftVote(ClassifierMixin, BaseEstimator):
 
     _parameter_constraints: ClassVar = {"members": [tuple, list], "weights": [dict, None]}
 
-    def __init__(self, members=MEMBERS, *, weights=None, shape=(), random_state=None):
+    def __init__(
+        self,
+        members: Sequence[str | Mapping[str, Any]] = MEMBERS,
+        *,
+        weights: Mapping[str, float] | None = None,
+        shape: tuple[int, ...] = (),
+        random_state: int | None = None,
+    ) -> None:
         self.members = members
         self.weights = weights
         self.shape = shape
         self.random_state = random_state
 
-    def fit(self, X, y, groups=None):
+    def fit(self, X: Any, y: Any, groups: Any = None) -> Self:
         """Fit every member.
 
         Parameters
@@ -125,13 +131,13 @@ class SoftVote(ClassifierMixin, BaseEstimator):
             self.estimators_.append(pipeline.fit(X, y, **own))
         return self
 
-    def predict_proba(self, X):
+    def predict_proba(self, X: Any) -> np.ndarray:
         """Return the weighted mean of the members' probabilities: shape (n_utterances, n_classes)."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float32, reset=False)
         return np.average([member.predict_proba(X) for member in self.estimators_], axis=0, weights=self.weights_)
 
-    def predict(self, X):
+    def predict(self, X: Any) -> np.ndarray:
         """Return the most probable label of each row."""
         proba = self.predict_proba(X)
         return self.classes_[proba.argmax(axis=1)]
@@ -175,9 +181,9 @@ def check_members(settings: Mapping[str, Any]) -> None:
 def _check_weights(weights: Mapping[str, Any], labels: Sequence[str]) -> None:
     for label, weight in weights.items():
         if label not in labels:
-            near = did_you_mean(label, labels)
+            near = did_you_mean(label, list(labels))
             raise ParameterError("weights", f"no member is called {label!r}.{near} Members: {', '.join(labels)}.")
-        if isinstance(weight, bool) or not isinstance(weight, Real) or not weight >= 0:
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight >= 0:
             raise ParameterError(
                 "weights", f"the weight of {label!r} must be a number of at least 0. Got {weight!r}. Correct it."
             )
