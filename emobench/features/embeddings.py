@@ -69,7 +69,7 @@ class Vectors:
                 f"{self.source} has no vector for {len(missing)} of the {len(names)} recordings of {corpus}: "
                 f"{_some(missing)}. Its rows are found by {self.key}. Add them. {ADVICE}"
             )
-        return self.X[found]
+        return self.X[np.array(found, dtype=int)]
 
     def foreign(self, names: Sequence[Mapping[str, Sequence[str]]]) -> str:
         """Return a remark on rows that belong to none of some recordings; nothing where there are none."""
@@ -165,8 +165,8 @@ def _numbers(frame: pd.DataFrame, ids: Sequence[str], source: str) -> np.ndarray
         raise DataError(f"{source}: column {wrong!r} does not hold numbers. Remove it, or write it as numbers.")
     with np.errstate(over="ignore"):
         X = np.ascontiguousarray(table, dtype=np.float32)
-    bad = np.flatnonzero(~np.isfinite(X).all(axis=1))
-    if len(bad):
+    bad = np.flatnonzero(~np.isfinite(X).all(axis=1)).tolist()
+    if bad:
         raise DataError(
             f"{source}: every number must be finite in float32. Those of {len(bad)} recordings are not: "
             f"{_some([ids[row] for row in bad])}. Make them again."

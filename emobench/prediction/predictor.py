@@ -429,8 +429,8 @@ def _spec(manifest: Manifest) -> FeatureSpec:
     """Return the feature set of a bundle, or refuse one whose numbers would differ from those it was trained on."""
     name = manifest.features.get("name")
     if manifest.features.get("source") == FILE:
-        about = {"name": str(name), "n_features": manifest.n_features, "params": manifest.features.get("params", {})}
-        return replace(get_features("embeddings"), **about)
+        params: Any = manifest.features.get("params", {})
+        return replace(get_features("embeddings"), name=str(name), n_features=manifest.n_features, params=params)
     try:
         spec = get_features(str(name))
     except UnknownNameError as error:

@@ -611,7 +611,7 @@ def _table(
         ids=dataset.labels.ids,
         speakers=dataset.labels.speakers,
         sexes=dataset.labels.sexes,
-        spec=replace(spec, vectors=None),
+        spec=replace(spec, vectors=None) if spec.is_read else spec,  # a row of a plug-in file is pickled as itself
         key=feature_key(spec, mono=config.audio.mono),
         n_computed=n_computed,
         spans=spans,
