@@ -351,6 +351,18 @@ class LatencyConfig(_Closed):
         return _refuse_repeats(batches, batches, "sizes", " Remove one.")
 
 
+class ImportanceConfig(_Closed):
+    """How much of the UAR rests on each block of features: by how much it falls when the block is shuffled.
+
+    Attributes
+    ----------
+    n_permutations : int
+        How often each block is shuffled among the recordings of a test part.
+    """
+
+    n_permutations: int = Field(default=10, ge=1, le=1000)
+
+
 class PremiumConfig(_Closed):
     """The leakage premium: the same entries once more, under a protocol that shares speakers.
 
@@ -395,7 +407,7 @@ class RunConfig(_Closed):
         What the person should know about the config.
     """
 
-    later = frozenset({"premium", "on_conflict", "on_silence"})
+    later = frozenset({"importance", "premium", "on_conflict", "on_silence"})
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION)
     corpora: list[CorpusConfig] = Field(min_length=1)
@@ -404,6 +416,7 @@ class RunConfig(_Closed):
     protocols: list[ProtocolConfig] = Field(default=[ProtocolConfig(name="group-kfold")], min_length=1)
     tuning: TuningConfig | None = None
     latency: LatencyConfig | None = None
+    importance: ImportanceConfig | None = None
     metrics: list[MetricName] = Field(default=["uar", "war", "macro_f1"], min_length=1)
     repeats: int = Field(default=1, ge=1, le=1000)
     seed: int = Field(default=0, ge=0, lt=2**32)

@@ -18,6 +18,7 @@ import numpy as np
 
 from emobench.features.frames import N_FRAMES
 from emobench.features.frames import SR as FRAMES_SR
+from emobench.features.voice import BLOCKS as VOICE_BLOCKS
 from emobench.features.voice import NAMES as VOICE_NAMES
 from emobench.features.voice import SR as VOICE_SR
 from emobench.files import digest
@@ -48,6 +49,8 @@ class FeatureSpec(Row):
         least one window.
     names : tuple of str
         What each number is, in order; empty where they have no names.
+    blocks : tuple of str
+        What each number belongs to, in order, for the importance of blocks; by default its name before the first dot.
     version : int
         Raised when the same signal gives other numbers.
     sr : int
@@ -76,6 +79,7 @@ class FeatureSpec(Row):
     summary: str | Callable[[np.ndarray], np.ndarray]
     n_features: int
     names: tuple[str, ...] = ()
+    blocks: tuple[str, ...] = ()
     version: int = 1
     sr: int = 22_050
     min_samples: int = 1
@@ -111,6 +115,13 @@ class FeatureSpec(Row):
     def form(self) -> str:
         """What a model must be able to see: ``"vector"`` or ``"frames"``."""
         return "frames" if len(self.shape) == 2 else "vector"
+
+    def columns(self) -> dict[str, list[int]]:
+        """Return the places of each block's numbers; nothing where the numbers have no names."""
+        found: dict[str, list[int]] = {}
+        for place, block in enumerate(self.blocks or [name.partition(".")[0] for name in self.names]):
+            found.setdefault(block, []).append(place)
+        return found
 
     @property
     def promise(self) -> str:
@@ -219,6 +230,7 @@ FEATURES: dict[str, FeatureSpec] = {
             summary="emobench.features.voice:summarise",
             n_features=len(VOICE_NAMES),
             names=VOICE_NAMES,
+            blocks=tuple(name for name, block in VOICE_BLOCKS.items() for _ in block.names),
             sr=VOICE_SR,
         ),
         FeatureSpec(

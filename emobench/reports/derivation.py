@@ -18,11 +18,11 @@ from emobench import metrics
 from emobench.corpora.labels import fit_encoder
 from emobench.errors import ConfigError, DataError, UnknownNameError
 from emobench.files import hash_bytes, json_bytes, write_bytes
-from emobench.reports import leaderboard, page, premium, slices, timing
+from emobench.reports import importance, leaderboard, page, premium, slices, timing
 from emobench.reports.leaderboard import DECIMALS, KEYS
 from emobench.results.record import check_record
 from emobench.results.run import PRIMARY, RUN, SUMS, hash_of, read_run, read_sums
-from emobench.results.tables import PREDICTIONS, SCORES, csv_bytes, read_csv, read_leaderboard, read_table
+from emobench.results.tables import PERMUTED, PREDICTIONS, SCORES, csv_bytes, read_csv, read_leaderboard, read_table
 
 TABLES = {"scores": SCORES, "predictions": PREDICTIONS}
 DERIVED = {  # the tables that follow from the predictions, with their columns of text
@@ -30,6 +30,7 @@ DERIVED = {  # the tables that follow from the predictions, with their columns o
     "intervals": (*KEYS, "metric", "reason"),
     "slices": (*KEYS, "slice", "value", "statistic", "reason"),
     "confusion": (*KEYS, "y_true", "y_pred"),
+    "importance": (*KEYS, "block", "reason"),
     "premium": (*premium.BOARD, "entry", "metric", "reason"),
 }
 CONFUSION = [*KEYS, "y_true", "y_pred", "n", "share"]
@@ -43,6 +44,7 @@ def derive(
     excluded: pd.DataFrame | None = None,
     latency: pd.DataFrame | None = None,
     trials: pd.DataFrame | None = None,
+    permuted: pd.DataFrame | None = None,
 ) -> dict[str, bytes]:
     """Return the content of every derived file by its name.
 
@@ -52,11 +54,11 @@ def derive(
         The run's tidy tables, as `emobench.results.tables.read_table` returns them.
     run : mapping
         The content of ``run.json``.
-    excluded, latency, trials : DataFrame, optional
+    excluded, latency, trials, permuted : DataFrame, optional
         The CSVs of these names, where there are any.
     """
     with threadpool_limits(1):  # more threads are slower at this size, and add up in another order
-        return _derive(scores, predictions, run, excluded, latency, trials)
+        return _derive(scores, predictions, run, excluded, latency, trials, permuted)
 
 
 def _derive(
@@ -66,6 +68,7 @@ def _derive(
     excluded: pd.DataFrame | None,
     latency: pd.DataFrame | None,
     trials: pd.DataFrame | None,
+    permuted: pd.DataFrame | None,
 ) -> dict[str, bytes]:
     whole = leaderboard.complete(scores, predictions, run)
     description = leaderboard.describe(whole, run)
@@ -81,6 +84,8 @@ def _derive(
         "confusion": confused.round(DECIMALS),
     }
     texts = {"leaderboard.md": leaderboard.to_markdown(board, run)}
+    if permuted is not None:
+        tables["importance"] = importance.describe(permuted, leaderboard.declared(run)).round(DECIMALS)
     if not inflated.empty:
         tables["premium"] = inflated.round(DECIMALS)
         texts["premium.md"] = premium.to_markdown(inflated, run)
@@ -206,7 +211,10 @@ def _derive_from(folder: Path, run: Mapping[str, Any]) -> dict[str, bytes]:
 
 def _read_further(folder: Path) -> dict[str, pd.DataFrame | None]:
     further = {name: _read_texts(folder / f"{name}.csv") for name in ("excluded", "trials")}
-    return {**further, "latency": _read_latency(folder)}
+    permuted = _read_texts(folder / "permuted.csv")
+    if permuted is not None:
+        permuted = _with_numbers(permuted, [name for name, kind in PERMUTED.items() if kind == "string"])
+    return {**further, "latency": _read_latency(folder), "permuted": permuted}
 
 
 def _pages_from_csv(folder: Path, run: Mapping[str, Any]) -> dict[str, bytes]:
@@ -215,7 +223,9 @@ def _pages_from_csv(folder: Path, run: Mapping[str, Any]) -> dict[str, bytes]:
     tables = {name: _with_numbers(read_csv(path), DERIVED[name]) for name, path in paths.items() if path.is_file()}
     tables["leaderboard"] = read_leaderboard(folder / "leaderboard.csv")
     texts = {"leaderboard.md": leaderboard.to_markdown(tables["leaderboard"], run)}
-    texts["report.html"] = page.render(tables, run, **_read_further(folder))
+    further = _read_further(folder)
+    del further["permuted"]  # of which `importance` is made
+    texts["report.html"] = page.render(tables, run, **further)
     return {name: text.encode(errors="backslashreplace") for name, text in texts.items()}
 
 

@@ -71,6 +71,27 @@ def premium(table: pd.DataFrame) -> str:
         return _svg(figure, "UAR on unheard speakers and on shared ones")
 
 
+def importance(table: pd.DataFrame) -> str:
+    """Draw by how much the UAR of an entry falls when a block of features is shuffled, with intervals over speakers.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns ``block, n_features, drop, drop_low, drop_high``, the largest drop first.
+    """
+    with _drawing():
+        names = [f"{_short(row['block'])} ({int(row['n_features'])})" for row in table.to_dict("records")]
+        figure, axes = _canvas(len(names), left=max(map(len, names)))
+        for place, row in enumerate(table.to_dict("records")):
+            axes.plot([row["drop_low"], row["drop_high"]], [place, place], color=COLOURS[0], linewidth=2)
+            axes.plot([row["drop"]], [place], linestyle="", markersize=6, **_style(0))
+        axes.axvline(0, color=GREY, linestyle="--", linewidth=1)
+        _name_rows(axes, names)
+        axes.margins(x=0.05)
+        axes.set_xlabel("fall of the UAR, with its 95 % interval over speakers")
+        return _svg(figure, "Importance of each block of features")
+
+
 def overview(board: pd.DataFrame, table: pd.DataFrame, *, chance: float, titles: tuple[str, str]) -> str:
     """Draw `forest` and `premium` side by side, with their figures, as a file of its own.
 

@@ -28,6 +28,7 @@ MAX_EXCLUDED = 200
 MAIN = ("rank", "group", "entry", "UAR", "95 % interval", "WAR", "macro F1", "worst speaker", "p50 (ms)", "failed")
 MAX_WORST = 20
 MAX_PAIRS = 780  # as many as there are of 40 entries
+MAX_BLOCKS = 20
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def render(
     Parameters
     ----------
     tables : mapping
-        ``leaderboard``, ``intervals``, ``pairs``, ``slices``, ``confusion`` and, where there is one, ``premium``: what
-        the CSVs of these names hold.
+        ``leaderboard``, ``intervals``, ``pairs``, ``slices``, ``confusion`` and, where there are any, ``importance``
+        and ``premium``: what the CSVs of these names hold.
     run : mapping
         The content of ``run.json``.
     scores, predictions : DataFrame, optional
@@ -83,6 +84,7 @@ def render(
         premiums=_premiums(tables.get("premium")),
         latencies=[] if latency is None else _latencies(latency),
         all_latencies=None if latency is None else _all_latencies(latency),
+        hardest=None if predictions is None else hardest_recordings(predictions, run),
         failed=_failed(scores),
         excluded=_excluded(excluded),
         certificates=_certificates(run),
@@ -147,8 +149,8 @@ def _board(
     names, chance = list(scored["entry"]), 1 / len(classes)
     without = set(of_board("intervals").loc[lambda table: table["reason"] == NO_PROBABILITIES, "entry"])
     drawn: dict[str, Any] = {
-        **dict.fromkeys(("forest", "speakers", "trade_off"), ""),
-        **{"many_speakers": None, "few_speakers": None, "fastest": [], "unbeaten": []},
+        **dict.fromkeys(("forest", "speakers", "trade_off", "importance"), ""),
+        **{"many_speakers": None, "few_speakers": None, "important": "", "fastest": [], "unbeaten": []},
     }
     if names:
         sliced = of_board("slices")
@@ -165,6 +167,12 @@ def _board(
             drawn["few_speakers"] = _few_speakers(per_speaker, names)
         if len(per_speaker) > figures.MAX_POINTS * len(names):
             drawn["many_speakers"] = _many_speakers(per_speaker, names)
+        if "importance" in tables:
+            shuffled = of_board("importance")
+            best = shuffled[shuffled["entry"] == next((name for name in names if name in set(shuffled["entry"])), "")]
+            if len(best):
+                drawn["importance"] = Markup(figures.importance(best.head(MAX_BLOCKS)))
+                drawn["important"] = best.iloc[0]["entry"]
         timed = scored[scored["latency_p50_ms"].notna()]
         if len(timed) > 1:
             is_beaten = timed["entry"].isin(timing.beaten(timed))
@@ -197,6 +205,27 @@ def _board(
         "not_compared": describe_pairs(len(part)),
         **drawn,
     }
+
+
+def hardest_recordings(predictions: pd.DataFrame, run: Mapping[str, Any]) -> Table | None:
+    """Return the recordings that were most often wrong where the speaker was held out, with what was heard."""
+    waived = {(proof["corpus"], proof["protocol"]) for proof in run["leakage_certificates"] if proof["waives"]}
+    boards = zip(predictions["corpus"], predictions["protocol"], strict=True)
+    honest = predictions[[board not in waived for board in boards]]
+    if honest.empty:
+        return None
+    is_wrong = (honest["y_true"] != honest["y_pred"]).groupby(honest["utterance"])
+    found = pd.DataFrame({"wrong": is_wrong.sum(), "n": is_wrong.size()}).reset_index()
+    found["share"] = found["wrong"] / found["n"]
+    found = found[found["wrong"] > 0].sort_values(["share", "wrong", "utterance"], ascending=[False, False, True])
+    rows = []
+    for one in found.head(MAX_WORST).itertuples():
+        answers = honest[honest["utterance"] == one.utterance]
+        heard = Counter(answers.loc[answers["y_true"] != answers["y_pred"], "y_pred"])
+        said = ", ".join(f"{label} {n}" for label, n in sorted(heard.items(), key=lambda item: (-item[1], item[0])))
+        first = answers.iloc[0]
+        rows.append([one.utterance, first["speaker"], first["y_true"], said, f"{one.wrong} of {one.n}"])
+    return Table(["recording", "speaker", "emotion", "heard instead", "wrong"], rows, n_names=4)
 
 
 def _split(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> tuple[Table, Table]:

@@ -23,7 +23,7 @@ RUN = "run.json"
 # What a run measured, and what cannot be derived from the rest.
 PRIMARY = (
     *("scores.parquet", "predictions.parquet"),
-    *("folds.csv", "trials.csv", "excluded.csv", "notes.csv", "latency.csv", "latency.json", RUN),
+    *("permuted.csv", "folds.csv", "trials.csv", "excluded.csv", "notes.csv", "latency.csv", "latency.json", RUN),
 )
 FOR_PEOPLE = (".html", ".md")  # pages, from which nothing is read
 

@@ -73,6 +73,23 @@ TRIALS = {
 EXCLUDED = {"corpus": "string", "path": "string", "reason": "string"}
 NOTES = {"corpus": "string", "path": "string", "note": "string"}  # on recordings that are used
 
+# A block of features was shuffled: how many answers to utterances of a speaker and an emotion were right before and
+# after, the latter a mean over shuffles.
+PERMUTED = {
+    "corpus": "string",
+    "features": "string",
+    "protocol": "string",
+    "entry": "string",
+    "repeat": "int64",
+    "block": "string",
+    "n_features": "int64",
+    "speaker": "string",
+    "y_true": "string",
+    "n": "int64",
+    "n_right": "int64",
+    "n_right_shuffled": "float64",
+}
+
 LEADERBOARD = {
     "corpus": "string",
     "features": "string",
@@ -214,7 +231,7 @@ def further_metrics(columns: Iterable[str]) -> list[str]:
 # What a run leaves as CSV, by the name of the file.
 NAMES = (
     *("scores", "predictions", "leaderboard", "intervals", "pairs", "slices", "confusion", "premium"),
-    *("folds", "trials", "excluded", "notes", "latency"),
+    *("importance", "permuted", "folds", "trials", "excluded", "notes", "latency"),
 )
 # Columns that are text although numbers may stand in them; in `slices`, `value` is a speaker, a sex, a statement.
 TEXT = frozenset(
@@ -229,6 +246,7 @@ TEXT = frozenset(
         "entry_b",
         "model",
         "metric",
+        "block",
         "utterance",
         "audio",
         "speaker",

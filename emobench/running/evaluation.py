@@ -61,6 +61,8 @@ class Job:
         Rows of the feature table.
     tuning : TuningPlan or None
         None for an entry that is taken as it is.
+    n_permutations : int
+        How often each block of features is shuffled after the fit; 0 where its importance is not asked for.
     """
 
     key: str
@@ -77,6 +79,11 @@ class Job:
     train: np.ndarray
     test: np.ndarray
     tuning: TuningPlan | None = None
+    n_permutations: int = 0
+
+    def is_answered_by(self, result: FoldResult) -> bool:
+        """Return whether a finished result of this key holds all that is asked for."""
+        return not self.n_permutations or (result.importance or {}).get("n_permutations") == self.n_permutations
 
     @property
     def title(self) -> str:
@@ -111,6 +118,9 @@ class FoldResult:
         What the study found: `trials`, `best_params`, `inner_score`, `tuning_s`, `inner_folds` (fingerprint), `failed`.
     converged : bool or None
         Whether an iterative model said nothing of not having converged; None for a model that would not say.
+    importance : dict or None
+        `n_permutations`, and `n_right`: for each block of features, how often each test row was answered rightly after
+        the block was shuffled.
     """
 
     key: str
@@ -124,6 +134,7 @@ class FoldResult:
     is_damaged_storage: bool = False
     tuning: dict[str, Any] | None = None
     converged: bool | None = None
+    importance: dict[str, Any] | None = None
 
     def to_json(self) -> str:
         """Return the result as JSON with the hash of its content."""
@@ -195,6 +206,7 @@ def evaluate(table: FeatureTable, job: Job) -> FoldResult:
             proba = _probabilities(estimator, X, len(table.classes))
             _check_predictions(y_pred, proba, len(X), len(table.classes))
             y_pred, proba = pool_answers(y_pred, proba, owners)
+            importance = _importance(estimator, table, job) if job.n_permutations else None
         except BaseException as error:  # a model may fail in any way, and Ctrl-C does not reach a worker
             return FoldResult(
                 job.key,
@@ -212,6 +224,7 @@ def evaluate(table: FeatureTable, job: Job) -> FoldResult:
             log=log.getvalue()[-LOG_CHARACTERS:],
             tuning=tuning,
             converged=_has_converged(estimator, warned),
+            importance=importance,
         )
 
 
@@ -294,6 +307,24 @@ def _inner_fingerprint(estimator: Any, table: FeatureTable, job: Job) -> str:
     owners = table.rows_of(job.train)[1]
     folds = [replace(fold, test=np.unique(owners[fold.test])) for fold in estimator.folds_]
     return fold_fingerprint(folds, [table.ids[row] for row in job.train])
+
+
+def _importance(estimator: Any, table: FeatureTable, job: Job) -> dict[str, Any]:
+    """Shuffle each block of features among the test rows, and count how often each row is still answered rightly.
+
+    Features with names are vectors, so each recording has one row.
+    """
+    X, y = table.X[job.test], table.y[job.test]
+    n_right = {}
+    for number, (block, columns) in enumerate(table.spec.columns().items()):
+        rng = np.random.default_rng([job.random_state, number])
+        right = np.zeros(len(y), dtype=int)
+        for _ in range(job.n_permutations):
+            shuffled = X.copy()
+            shuffled[:, columns] = X[rng.permutation(len(X))][:, columns]
+            right += np.asarray(estimator.predict(shuffled)) == y
+        n_right[block] = right.tolist()
+    return {"n_permutations": job.n_permutations, "n_right": n_right}
 
 
 def _probabilities(estimator: Any, X: np.ndarray, n_classes: int) -> np.ndarray | None:

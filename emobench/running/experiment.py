@@ -202,7 +202,14 @@ class Experiment:
             train=fold.train,
             test=fold.test,
             tuning=TuningPlan(entry.n_trials, entry.inner_splits, f"{key}.db") if entry.is_tuned else None,
+            n_permutations=self._n_permutations(features, protocol),
         )
+
+    def _n_permutations(self, features: str, protocol: ProtocolConfig | None) -> int:
+        """Return how often blocks of features are shuffled: those that have names, on speakers that were held out."""
+        asked = self.config.importance
+        is_held_out = protocol is not None and not get_protocol(protocol.name).is_leaky
+        return asked.n_permutations if asked and is_held_out and self.features[features].columns() else 0
 
     def cost_s(self, job: Job) -> float:
         """Estimate a job's seconds from its model's cost on six folds of 800 × 40."""
@@ -280,6 +287,7 @@ def prepare(
             made = folds[dataset.name, protocol.label] = _make_folds(config, dataset, protocol)[0]
             certificate = _certify(config, corpus, dataset, protocol, made)
             certificates.append({"corpus": dataset.name, **certificate})
+    remarks += _unnamed(config, features)
     for remark in dict.fromkeys(remarks[n_told:]):
         reporter.warn(remark)
     return Experiment(
@@ -312,6 +320,12 @@ def _uncompared(config: RunConfig, features: Mapping[str, FeatureSpec]) -> list[
     entries = list_entries(config)
     counts = {name: sum(entry.can_see(spec) for entry in entries) for name, spec in features.items()}
     return [f"{name}: {note}" for name, count in counts.items() if (note := describe_pairs(count))]
+
+
+def _unnamed(config: RunConfig, features: Mapping[str, FeatureSpec]) -> list[str]:
+    """Return a remark for each feature set whose importance is asked for, and whose numbers have no names."""
+    unnamed = [spec.name for spec in features.values() if not spec.columns()]
+    return [f"{name}: no importance, because its numbers have no names" for name in unnamed if config.importance]
 
 
 def run_name(config: RunConfig, datasets: Sequence[Dataset]) -> str:
@@ -348,7 +362,9 @@ def portable(config: RunConfig) -> dict[str, Any]:
     content = config.model_dump(mode="json", exclude={"corpora": {"__all__": {"root"}}})
     for row in content["corpora"]:
         row |= {name: Path(row[name]).name for name in _paths(get_corpus(row["name"]), row)}
-    files = [(get_protocol(row["name"]), row) for row in content["protocols"]]
+    files: list[tuple[FeatureSpec | ProtocolSpec, dict[str, Any]]] = [
+        (get_protocol(row["name"]), row) for row in content["protocols"]
+    ]
     files += [(get_features(row["name"]), row) for row in content["features"] if isinstance(row, dict)]
     for spec, row in files:
         row |= {name: f"{Path(row[name]).name} {hash_file(row[name])[:16]}" for name in _paths(spec, row)}

@@ -13,10 +13,10 @@ from emobench.running.evaluation import FoldResult, Job
 def read_finished(folder: Path, jobs: Sequence[Job]) -> dict[str, FoldResult]:
     """Return the results that an earlier run left; a damaged one counts as not finished."""
     finished = {}
-    for key in {job.key for job in jobs}:
+    for key, job in {job.key: job for job in jobs}.items():
         with contextlib.suppress(FileNotFoundError, ValueError):
             result = FoldResult.from_json(_job_path(folder, key).read_bytes())
-            if result.key == key:
+            if result.key == key and job.is_answered_by(result):
                 finished[key] = result
     return finished
 

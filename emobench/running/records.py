@@ -23,6 +23,7 @@ from emobench.results.run import RUN_SCHEMA, read_run
 from emobench.results.tables import (
     FOLDS,
     NOTES,
+    PERMUTED,
     PREDICTIONS,
     SCORES,
     TRIALS,
@@ -66,6 +67,9 @@ def write_tables(
         if experiment.config.tuning:
             trials = pd.DataFrame(_trial_rows(experiment, done, finished), columns=list(TRIALS))
             write_csv(folder / "trials.csv", trials)
+        if experiment.config.importance:
+            permuted = pd.DataFrame(_permuted_rows(experiment, done, finished), columns=list(PERMUTED))
+            write_csv(folder / "permuted.csv", permuted)
         write_excluded(folder / "excluded.csv", {dataset.name: dataset.not_used for dataset in experiment.datasets})
         noted = [(dataset.name, *note) for dataset in experiment.datasets for note in dataset.notes]
         write_csv(folder / "notes.csv", pd.DataFrame(noted, columns=list(NOTES)))
@@ -180,6 +184,34 @@ def _trial_rows(
                 "params": json.dumps(trial["params"], sort_keys=True),
                 "duration_s": trial["seconds"],
             }
+
+
+def _permuted_rows(
+    experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str, FoldResult]
+) -> Iterator[dict[str, Any]]:
+    """Yield, for each job and block, how many answers were right, by speaker and emotion."""
+    for job in jobs:
+        result, dataset = finished[job.key], experiment.dataset(job.corpus)
+        if not job.n_permutations or result.error or result.importance is None:
+            continue
+        people = [(dataset.utterances[row].speaker, dataset.utterances[row].emotion) for row in job.test]
+        is_right = np.array(result.y_pred) == dataset.y[job.test]
+        columns = experiment.features[job.features].columns()
+        for block, n_right in result.importance["n_right"].items():
+            shuffled = np.array(n_right) / job.n_permutations
+            for speaker, emotion in sorted(set(people)):
+                rows = [place for place, person in enumerate(people) if person == (speaker, emotion)]
+                where = _where("", job)
+                yield {
+                    **{name: where[name] for name in ("corpus", "features", "protocol", "entry", "repeat")},
+                    "block": block,
+                    "n_features": len(columns[block]),
+                    "speaker": speaker,
+                    "y_true": emotion,
+                    "n": len(rows),
+                    "n_right": int(is_right[rows].sum()),
+                    "n_right_shuffled": float(shuffled[rows].sum()),
+                }
 
 
 def _where(run: str, job: Job) -> dict[str, Any]:

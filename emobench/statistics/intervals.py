@@ -250,6 +250,38 @@ def bounds(spread: Spread, counts: Counts, row: MetricSpec, *, confidence: float
     return bca(observed, defined, [spread.left_out], level=widened(confidence, n - 1, n))
 
 
+def fall(
+    before: np.ndarray, after: np.ndarray, n: np.ndarray, *, confidence: float = CONFIDENCE, seed: int = 0
+) -> tuple[float, Interval]:
+    """Return by how much the UAR falls between two sets of answers to the same utterances, with its interval.
+
+    Parameters
+    ----------
+    before, after, n : arrays of shape (n_repeats, n_speakers, n_classes)
+        Right answers, which need not be whole where they are means, and utterances.
+    """
+    n_speakers = n.shape[1]
+
+    def score(weights: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            lost = np.einsum("ws,rsk->rwk", weights, before - after) / np.einsum("ws,rsk->rwk", weights, n)
+        return np.round(lost.mean(axis=(0, 2)), PLACES)
+
+    observed = float(score(np.ones((1, n_speakers)))[0])
+    if math.isnan(observed):
+        return observed, nothing("a declared class has no utterance")
+    if 2.0 ** (1 - n_speakers) > 1 - confidence:
+        return observed, nothing(f"there are too few speakers for an interval, {n_speakers}")
+    drawn = np.concatenate([score(weights) for weights in resamples(n_speakers, N_RESAMPLES, seed)])
+    drawn = drawn[~np.isnan(drawn)]
+    if np.ptp(drawn) == 0:
+        return observed, Interval(observed, observed)
+    left_out = np.concatenate([score(weights.astype(float)) for weights in _left_out(n_speakers)])
+    if np.isnan(left_out).any():
+        return observed, nothing("one speaker alone has a class")
+    return observed, bca(observed, drawn, [left_out], level=widened(confidence, n_speakers - 1, n_speakers))
+
+
 def widened(confidence: float, dof: int, n_speakers: int) -> float:
     """Return the level at which percentiles are asked for, so that few speakers have the confidence; see `interval`."""
     from scipy import stats
