@@ -34,6 +34,7 @@ TABLES = {  # by kind
     "corpus": "emobench.corpora:CORPORA",
     "protocol": "emobench.protocols:PROTOCOLS",
     "metric": "emobench.metrics:METRICS",
+    "stress": "emobench.stresses:STRESSES",
 }
 OWN = "emobench"  # where the rows of the tables come from
 
@@ -250,7 +251,7 @@ def listed(kind: str, table: Mapping[str, Any]) -> list[tuple[Any, str]]:
 
 def plural(kind: str) -> str:
     """Return the plural of a registry's kind: model → models, corpus → corpora."""
-    return {"corpus": "corpora", "feature set": "features"}.get(kind, f"{kind}s")
+    return {"corpus": "corpora", "feature set": "features", "stress": "stresses"}.get(kind, f"{kind}s")
 
 
 def _entry_points(kind: str) -> dict[str, list[Any]]:

@@ -538,7 +538,7 @@ def test_plan_of_a_finished_run_says_so(emobench, with_store):
     assert folds == [] or all(job["is_finished"] for job in folds)
 
 
-@pytest.mark.parametrize("what", ["models", "features", "corpora", "protocols", "metrics"])
+@pytest.mark.parametrize("what", ["models", "features", "corpora", "protocols", "metrics", "stresses"])
 def test_list_prints_a_registry(emobench, what):
     code, out, err = emobench("list", what)
     rows = json.loads(emobench("list", what, "--json")[1])

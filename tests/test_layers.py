@@ -12,7 +12,7 @@ SOURCE = Path(emobench.__file__).parent
 LAYERS = {  # each room of the package; docs/architecture.md says what happens in it
     0: "__init__ errors reporter",
     1: "registry files audio execution",
-    2: "corpora protocols metrics results",
+    2: "corpora protocols metrics stresses results",
     3: "features models statistics",
     4: "config bundles reports comparison",
     5: "prediction",

@@ -36,6 +36,7 @@ from emobench.registry import (
     using,
     with_plugins,
 )
+from emobench.stresses import get_stress
 
 GETTERS = {
     "model": get_model,
@@ -44,6 +45,7 @@ GETTERS = {
     "protocol": get_protocol,
     "metric": get_metric,
     "network": get_network,
+    "stress": get_stress,
 }
 LOGREG = """
 from emobench.models import ModelSpec
@@ -56,6 +58,7 @@ from emobench.metrics import MetricSpec
 from emobench.models import ModelSpec
 from emobench.models.networks import NetworkSpec
 from emobench.protocols import ProtocolSpec
+from emobench.stresses import StressSpec
 
 ROWS = "rows in a container are not looked for", [ModelSpec("hidden", "Hidden", "sklearn.svm:SVC")]
 MODEL = ModelSpec("my-model", "Mine", lambda **params: None)
@@ -64,6 +67,7 @@ CORPUS = CorpusSpec("my-corpus", "Mine", lambda root: None)
 PROTOCOL = ProtocolSpec("my-protocol", "Mine", lambda labels, seed: None)
 METRIC = MetricSpec("my-metric", "Mine", lambda tables: tables.trace(axis1=-2, axis2=-1))
 NETWORK = NetworkSpec("my-network", "Mine", lambda shape, n_classes: None)
+STRESS = StressSpec("my-stress", "Mine", lambda signal, sr, level: signal, levels=(1,))
 """
 
 

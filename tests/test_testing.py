@@ -18,7 +18,16 @@ from emobench.models import Int, ModelSpec
 from emobench.models.networks import NETWORKS, NetworkSpec
 from emobench.protocols import PROTOCOLS, ProtocolSpec
 from emobench.registry import Option, PluginError
-from emobench.testing import check_corpus, check_features, check_metric, check_model, check_network, check_protocol
+from emobench.stresses import STRESSES, Change, StressSpec
+from emobench.testing import (
+    check_corpus,
+    check_features,
+    check_metric,
+    check_model,
+    check_network,
+    check_protocol,
+    check_stress,
+)
 from emobench.testing.protocols import design
 from emobench.testing.rows import check_row
 
@@ -543,3 +552,67 @@ def test_metric_without_a_fault_passes():
 def test_check_metric_fails_on(row, says):
     with pytest.raises(AssertionError, match=says):
         check_metric(row)
+
+
+# --- stresses ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", STRESSES)
+def test_stresses_of_the_table_keep_the_contract(name):
+    check_stress(STRESSES[name])
+
+
+def louder(signal, sr, level):
+    return signal * np.float32(level)
+
+
+def in_place(signal, sr, level):
+    signal *= level
+    return signal
+
+
+def drawn_globally(signal, sr, level):
+    return signal + np.random.default_rng().normal(size=len(signal)).astype(np.float32)
+
+
+def drawn_alike(signal, sr, level, *, rng):
+    return signal + np.random.default_rng(0).normal(size=len(signal)).astype(np.float32)
+
+
+def divided_by_its_peak(signal, sr, level):
+    with np.errstate(all="ignore"):
+        return signal / np.abs(signal).max()
+
+
+@pytest.mark.parametrize(
+    "apply, more, problem",
+    [
+        (in_place, {}, "read-only"),
+        (drawn_globally, {}, "differently the next time"),
+        (drawn_alike, {"is_random": True}, "every recording gets the same draw"),
+        (divided_by_its_peak, {}, "on silence"),
+        (lambda signal, sr, level: signal, {}, "cannot be sent|changes nothing"),
+        (louder, {"levels": (2.0, 1.0)}, "1 changes nothing"),
+        (louder, {"levels": (2.0, 2.0)}, "stands twice"),
+        (louder, {"judged": (3.0,)}, "judged at"),
+        (louder, {"thresholds": {"war": 1}}, "thresholds of war"),
+    ],
+)
+def test_check_stress_finds(apply, more, problem):
+    with pytest.raises(AssertionError, match=problem):
+        check_stress(StressSpec("wrong", "Wrong", apply, **{"levels": (2.0,), **more}))
+
+
+def test_check_stress_accepts_a_function_of_ones_own():
+    check_stress(StressSpec("louder", "Louder", louder, levels=(2.0,), unit="times"))
+
+
+def test_a_stress_without_levels_is_refused():
+    assert "finite numbers" in StressSpec("louder", "Louder", louder, levels=()).problem()
+
+
+def test_a_change_is_identified_by_what_its_samples_depend_on():
+    one = Change("gain", 6).specification()
+    assert one == Change("gain", 6.0).specification()
+    assert one != Change("gain", 20).specification()
+    assert one != Change("gain", 6, seed=1).specification()

@@ -15,5 +15,14 @@ from emobench.testing.metrics import check_metric
 from emobench.testing.models import check_model
 from emobench.testing.networks import check_network
 from emobench.testing.protocols import check_protocol
+from emobench.testing.stresses import check_stress
 
-__all__ = ["check_corpus", "check_features", "check_metric", "check_model", "check_network", "check_protocol"]
+__all__ = [
+    "check_corpus",
+    "check_features",
+    "check_metric",
+    "check_model",
+    "check_network",
+    "check_protocol",
+    "check_stress",
+]

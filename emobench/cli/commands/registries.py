@@ -12,7 +12,9 @@ from emobench.cli.frame import Manner, app, print_columns, print_json, takes_man
 @app.command("list")
 @takes_manner
 def list_rows(
-    what: Annotated[str, typer.Argument(metavar="models|features|corpora|protocols|metrics")], *, manner: Manner
+    what: Annotated[str, typer.Argument(metavar="models|networks|features|corpora|protocols|metrics|stresses")],
+    *,
+    manner: Manner,
 ) -> None:
     """List models, features and other rows, and where they come from."""
     from emobench.registry import TABLES, listed, lookup, plural, resolve
