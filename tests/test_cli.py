@@ -22,7 +22,7 @@ from emobench.corpora.synthetic.design import plan
 
 EMOBENCH = [sys.executable, "-m", "emobench"]
 HEAVY = ("keras", "librosa", "numpy", "optuna", "pandas", "pyarrow", "scipy", "sklearn", "tensorflow", "xgboost")
-GROUPS = {"data": ["list", "verify", "manifest", "make", "sample", "fetch"], "store": ["ls", "verify", "gc"]}
+GROUPS = {"data": ["list", "hashes", "verify", "manifest", "make", "sample", "fetch"], "store": ["ls", "verify", "gc"]}
 COMMANDS = [
     *(
         "init",
@@ -35,6 +35,7 @@ COMMANDS = [
         "export",
         "inspect",
         "latency",
+        "stress",
         "list",
         "features",
     ),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from emobench.audio import AudioPolicy
+from emobench.audio import AudioPolicy, decoding
 from emobench.audio.decoding import hash_file, read_audio
 from emobench.errors import AudioError
 from emobench.features import FEATURES, mfcc
@@ -38,8 +38,8 @@ def counted(function, calls):
 
 def test_feature_sets_share_decoding_resampling_and_frames(clip, monkeypatch):
     calls = []
-    for name in ("read_bytes", "decode", "resample"):
-        monkeypatch.setattr(module, name, counted(getattr(module, name), calls))
+    for place, name in ((decoding, "read_bytes"), (decoding, "decode"), (module, "resample")):
+        monkeypatch.setattr(place, name, counted(getattr(place, name), calls))
     monkeypatch.setattr(mfcc, "mfcc", counted(mfcc.mfcc, calls))
     [found] = extract_clips([MEANS, STATS], [clip], POLICY)
     assert sorted(calls) == ["decode", "mfcc", "read_bytes", "resample"]
@@ -88,14 +88,14 @@ def test_remarks_are_of_each_feature_set(tmp_path):
 def test_what_is_hashed_is_what_is_decoded(clip, monkeypatch):
     """The file is read once: one rewritten after that read changes nothing."""
     [expected] = extract_clips([MEANS], [clip], POLICY)
-    read = module.read_bytes
+    read = decoding.read_bytes
 
     def read_and_rewrite(*arguments):
         data = read(*arguments)
         clip[1].write_bytes(b"something else")
         return data
 
-    monkeypatch.setattr(module, "read_bytes", read_and_rewrite)
+    monkeypatch.setattr(decoding, "read_bytes", read_and_rewrite)
     [found] = extract_clips([MEANS], [clip], POLICY)
     np.testing.assert_array_equal(found.vectors[0], expected.vectors[0])
     [fault] = extract_clips([MEANS], [clip], POLICY)

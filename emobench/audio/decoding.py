@@ -66,6 +66,14 @@ def read_audio(path: str | os.PathLike[str], policy: AudioPolicy = DEFAULT_POLIC
     return decode(read_bytes(path, policy), path=path, policy=policy)
 
 
+def read_clip(path: str | os.PathLike[str], clip: str, policy: AudioPolicy = DEFAULT_POLICY) -> Audio:
+    """Read a recording whose clip id is known; raise `AudioError` if it is not the same any more."""
+    data = read_bytes(path, policy)
+    if clip_of(data) != clip:
+        raise AudioError(path, "must not change during a run. Its content changed since it was hashed. Run again.")
+    return decode(data, path=path, policy=policy, clip=clip)
+
+
 def read_bytes(path: str | os.PathLike[str], policy: AudioPolicy = DEFAULT_POLICY) -> bytes:
     """Return a recording's bytes, or raise `AudioError`; never blocks on a pipe or a device."""
     with open_regular(path) as file:

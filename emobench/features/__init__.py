@@ -266,6 +266,16 @@ FEATURES: dict[str, FeatureSpec] = {
 }
 
 
+MEAN_F0 = FeatureSpec(  # for groups of recordings, not for models: in the store, and not in the table
+    name="mean_f0",
+    title="Mean fundamental frequency in Hz",
+    frames="emobench.features.voice.pitch:voiced_f0",
+    summary="emobench.features.voice.pitch:mean_of_voiced",
+    n_features=1,
+    sr=VOICE_SR,
+)
+
+
 def get_features(name: str) -> FeatureSpec:
     """Return the row of `FEATURES` called `name`, or raise `UnknownNameError`."""
     return lookup("feature set", FEATURES, name)

@@ -12,9 +12,10 @@ import numpy as np
 
 from emobench.audio import Audio, AudioPolicy
 from emobench.audio.damage import SILENCE
-from emobench.audio.decoding import clip_of, decode, read_bytes, resample
+from emobench.audio.decoding import read_clip, resample
 from emobench.errors import AudioError, on_one_line
 from emobench.features import FeatureSpec
+from emobench.features.copies import Copy
 
 
 @dataclass(frozen=True)
@@ -42,23 +43,22 @@ class Extracted:
 
 
 def extract_clips(
-    specs: Sequence[FeatureSpec], clips: Sequence[tuple[str, Path]], policy: AudioPolicy
+    specs: Sequence[FeatureSpec], clips: Sequence[tuple[str, Path | Copy]], policy: AudioPolicy
 ) -> list[Extracted | AudioError]:
     """Extract a batch of clips in a worker, one at a time: the outcome of each, or why it cannot be decoded."""
     keep_freed_memory()
     return [_extract_clip(specs, clip, path, policy) for clip, path in clips]
 
 
-def _extract_clip(specs: Sequence[FeatureSpec], clip: str, path: Path, policy: AudioPolicy) -> Extracted | AudioError:
+def _extract_clip(
+    specs: Sequence[FeatureSpec], clip: str, path: Path | Copy, policy: AudioPolicy
+) -> Extracted | AudioError:
     try:
-        data = read_bytes(path, policy)
-        if clip_of(data) != clip:
-            raise AudioError(path, "must not change during a run. Its content changed since it was hashed. Run again.")
-        audio = decode(data, path=path, policy=policy, clip=clip)
+        audio = path.make(policy) if isinstance(path, Copy) else read_clip(path, clip, policy)
     except AudioError as error:
         return error
     return Extracted(
-        vectors=tuple(_vectors(specs, audio.signal, audio.sr, path)),
+        vectors=tuple(_vectors(specs, audio.signal, audio.sr, str(path))),
         remarks=tuple(remarks_on(audio, spec) for spec in specs),
         audio=audio.content,
         duration_s=audio.duration_s,

@@ -25,6 +25,7 @@ from emobench.audio import AudioPolicy
 from emobench.errors import AudioError, HeldError, StorageError
 from emobench.execution.workers import Crash, Pool
 from emobench.features import FeatureSpec, feature_identity, feature_key
+from emobench.features.copies import Copy
 from emobench.features.extraction import Extracted, extract_clips
 from emobench.features.rows import RowFile
 from emobench.features.shards import (
@@ -152,7 +153,7 @@ class FeatureStore:
     def extract(
         self,
         specs: Sequence[FeatureSpec],
-        clips: Sequence[tuple[str, Path]],
+        clips: Sequence[tuple[str, Path | Copy]],
         *,
         policy: AudioPolicy,
         pool: Callable[[], Pool],
@@ -164,7 +165,7 @@ class FeatureStore:
 
         Parameters
         ----------
-        clips : sequence of (clip id, path)
+        clips : sequence of (clip id, path or altered copy)
         pool : callable
             Called only when something must be computed.
         on_progress : callable
@@ -194,7 +195,7 @@ class FeatureStore:
                 if part.is_writable:
                     self._merge(part.key)
         if any(part.is_writable and part.found.n_computed for part in parts):
-            self._note_folders({str(path.resolve().parent) for _, path in clips})
+            self._note_folders({str(source.resolve().parent) for _, source in clips if isinstance(source, Path)})
         for part in parts:
             part.finish()
             wanted.spread(part.found)
@@ -249,7 +250,7 @@ class FeatureStore:
     def _compute(
         self,
         parts: Sequence[_Part],
-        clips: Sequence[tuple[str, Path]],
+        clips: Sequence[tuple[str, Path | Copy]],
         policy: AudioPolicy,
         pool: Pool,
         on_progress: Callable[[int, int], None],
@@ -455,12 +456,12 @@ def _group_missing(parts: Sequence[_Part]) -> dict[tuple[int, ...], list[int]]:
 
 
 def _extract_all(
-    specs: Sequence[FeatureSpec], clips: Sequence[tuple[str, Path]], policy: AudioPolicy, pool: Pool
-) -> Iterator[tuple[Sequence[tuple[str, Path]], Sequence[Extracted | AudioError]]]:
+    specs: Sequence[FeatureSpec], clips: Sequence[tuple[str, Path | Copy]], policy: AudioPolicy, pool: Pool
+) -> Iterator[tuple[Sequence[tuple[str, Path | Copy]], Sequence[Extracted | AudioError]]]:
     """Yield batches of clips with their outcomes; a clip that kills its worker takes no other one with it."""
     batches = [clips[start : start + CLIPS_A_TASK] for start in range(0, len(clips), CLIPS_A_TASK)]
     while batches:
-        crashed: list[Sequence[tuple[str, Path]]] = []
+        crashed: list[Sequence[tuple[str, Path | Copy]]] = []
         tasks = [(specs, batch, policy) for batch in batches]
         for position, outcome in pool.run(*with_plugins(extract_clips, tasks)):
             batch = batches[position]

@@ -149,6 +149,8 @@ class Predictor:
         Its name on the leaderboard.
     classes : tuple of str
     has_probabilities : bool
+    policy : AudioPolicy
+        How channels become one, as in training.
 
     Raises
     ------
@@ -163,7 +165,7 @@ class Predictor:
         self.entry = bundle.manifest.entry
         self.classes = tuple(bundle.manifest.classes)
         self.has_probabilities = bundle.manifest.has_probabilities
-        self._policy = _policy(bundle.manifest)
+        self.policy = _policy(bundle.manifest)
         self._session = bundle.session()
         self._seen = frozenset(bundle.manifest.audio_ids)
         self._marks: tuple[str, ...] = (GENERATED,) if bundle.manifest.trained_on.get("is_generated") else ()
@@ -271,16 +273,15 @@ class Predictor:
         """
         self._check_can_hear()
         self._check_threshold(threshold)
-        shortest_s = max(self._policy.min_duration_s, self.spec.min_samples / self.spec.sr)
-        if not shortest_s <= window_s <= self._policy.max_duration_s:
+        shortest_s = max(self.policy.min_duration_s, self.spec.min_samples / self.spec.sr)
+        if not shortest_s <= window_s <= self.policy.max_duration_s:
             raise ConfigError(
-                f"A window must last {shortest_s:.3g} to {self._policy.max_duration_s:g} s. Got {window_s:g}. "
-                "Change it."
+                f"A window must last {shortest_s:.3g} to {self.policy.max_duration_s:g} s. Got {window_s:g}. Change it."
             )
         length, hop = round(window_s * self.spec.sr), round(hop_s * self.spec.sr) if math.isfinite(hop_s) else 0
-        if not 1 <= hop <= self._policy.max_duration_s * self.spec.sr:
+        if not 1 <= hop <= self.policy.max_duration_s * self.spec.sr:
             raise ConfigError(
-                f"The hop between windows must be above 0 and at most {self._policy.max_duration_s:g} s. "
+                f"The hop between windows must be above 0 and at most {self.policy.max_duration_s:g} s. "
                 f"Got {hop_s:g}. Change it."
             )
         return self._track(audio, sr, length, hop, threshold)
@@ -288,7 +289,7 @@ class Predictor:
     def _track(
         self, audio: Recording, sr: int | None, length: int, hop: int, threshold: float | None
     ) -> Iterator[WindowPrediction]:
-        least = max(math.ceil(self._policy.min_duration_s * self.spec.sr), self.spec.min_samples)
+        least = max(math.ceil(self.policy.min_duration_s * self.spec.sr), self.spec.min_samples)
         with contextlib.ExitStack() as stack:
             stream, marks = self._stream(audio, sr, stack)
             found = windows(resampled(stream.blocks, stream.sr, self.spec.sr), length, hop)
@@ -308,10 +309,10 @@ class Predictor:
         if not isinstance(audio, str | os.PathLike):
             heard = self._heard(audio, sr)
             return Stream(heard.sr, iter([heard.signal])), self._marks_of(heard)
-        stream, marks = stack.enter_context(open_stream(audio, self._policy)), self._marks
+        stream, marks = stack.enter_context(open_stream(audio, self.policy)), self._marks
         if os.path.getsize(audio) <= SHORT_BYTES:
             with contextlib.suppress(AudioError):  # the stream says it in its place
-                marks = self._marks_of(read_audio(audio, self._policy))
+                marks = self._marks_of(read_audio(audio, self.policy))
         return stream, marks
 
     def _attempt(self, file: Recording, threshold: float | None) -> Prediction:
@@ -323,9 +324,9 @@ class Predictor:
     def _heard(self, audio: Recording, sr: int | None) -> Audio:
         """Return a recording, decoded where that is needed, or raise `AudioError`."""
         if isinstance(audio, str | os.PathLike):
-            return read_audio(audio, self._policy)
+            return read_audio(audio, self.policy)
         if isinstance(audio, bytes):
-            return decode(audio, path=_title(audio), policy=self._policy)
+            return decode(audio, path=_title(audio), policy=self.policy)
         array = np.asarray(audio)
         mono = self._checked(array, sr)
         rate_hz = int(sr or 0)  # which was checked
@@ -342,14 +343,14 @@ class Predictor:
 
     def _checked(self, array: np.ndarray, sr: Any) -> np.ndarray:
         """Return a signal as mono float32, of which the same is asked as of a file."""
-        if array.ndim == 2 and self._policy.mono == "first":
+        if array.ndim == 2 and self.policy.mono == "first":
             array = array[:, :1]
-        elif array.ndim == 2 and array.shape[1] > 1 and self._policy.mono == "error":
+        elif array.ndim == 2 and array.shape[1] > 1 and self.policy.mono == "error":
             raise AudioError(
                 "signal", f"must be mono, as the model was trained. It has {array.shape[1]} channels. Mix it."
             )
         mono = check_signal(array, sr)
-        least_s = self._policy.min_duration_s
+        least_s = self.policy.min_duration_s
         if len(mono) / sr < least_s:
             raise AudioError(
                 "signal",

@@ -135,7 +135,7 @@ def verify(
     """
     reporter = reporter or Reporter()
     n_workers = count_workers(-1)
-    corpus = _corpus(name, root, path)
+    corpus = corpus_of(name, root, path, exclude="none")
     row, folder = find(corpus)
     if folder is None and row.generator:
         raise CorpusError(f"The {name} corpus is not made yet. Run `emobench data make` first.")
@@ -208,13 +208,13 @@ def hashes(
     return rows, replace(found, faults=(*found.faults, *faults))
 
 
-def _corpus(name: str, root: Path | None, path: Path | None) -> CorpusConfig:
+def corpus_of(name: str, root: Path | None = None, path: Path | None = None, **options: Any) -> CorpusConfig:
     """Return a corpus as a config has it."""
     if get_corpus(name).needs_path and path is None:
         raise ConfigError(f"Corpus {name!r} needs --path, the CSV of its recordings. Add it.")
     given = {"root": root and str(root), "path": path and str(path)}
-    corpus = {"name": name, "exclude": "none", **{key: value for key, value in given.items() if value is not None}}
-    return validate_config({"corpora": [corpus], "models": ["dummy"]}, "data verify").corpora[0]
+    corpus = {"name": name, **options, **{key: value for key, value in given.items() if value is not None}}
+    return validate_config({"corpora": [corpus], "models": ["dummy"]}, "the command line").corpora[0]
 
 
 def _decode_batch(root: Path, utterances: tuple[Utterance, ...]) -> list[Any]:

@@ -9,6 +9,7 @@ from emobench.cli.commands import compare
 from emobench.cli.commands import report
 from emobench.cli.commands import prediction
 from emobench.cli.commands import latency
+from emobench.cli.commands import stress
 from emobench.cli.commands import registries
 from emobench.cli.commands import data
 from emobench.cli.commands import store
@@ -25,4 +26,5 @@ __all__ = [
     "runs",
     "start",
     "store",
+    "stress",
 ]

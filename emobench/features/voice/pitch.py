@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from emobench.features.voice.speech import SR, frames_around_cells
+from emobench.features.voice.speech import SR, active_speech, frames_around_cells
 
 LOWEST_HZ, HIGHEST_HZ = 65.0, 600.0
 WINDOW = 1024  # 64 ms: four periods of the lowest voice
@@ -58,6 +58,17 @@ def track_pitch(speech: np.ndarray) -> Pitch:
     f0_hz = np.where(is_voiced, SR / lags[rows, chosen], 0)
     repeats = np.clip(np.where(is_voiced, heights[rows, chosen], heights.max(axis=1)), 0.01, 0.99)
     return Pitch(f0_hz.astype(np.float32), (10 * np.log10(repeats / (1 - repeats))).astype(np.float32))
+
+
+def voiced_f0(signal: np.ndarray, *, sr: int) -> np.ndarray:
+    """Return the pitch of a signal at `SR`, frame by frame: float32 of shape (1, n_frames), 0 where it is unvoiced."""
+    return track_pitch(active_speech(signal)).f0_hz[np.newaxis]
+
+
+def mean_of_voiced(f0_hz: np.ndarray) -> np.ndarray:
+    """Return the mean pitch over voiced frames, (1, n_frames) → (1,); 0 where there are none."""
+    is_voiced = f0_hz > 0
+    return f0_hz.sum(axis=1) / np.maximum(is_voiced.sum(axis=1), 1)
 
 
 def semitones(f0_hz: np.ndarray) -> np.ndarray:
