@@ -110,6 +110,11 @@ class Change:
         """Return what identifies it."""
         return {**get_stress(self.stress).specification(), "level": float(self.level), "seed": self.seed}
 
+    @property
+    def key(self) -> str:
+        """A short text that identifies it: ``gain-20-1f3a…``."""
+        return f"{self.stress}{self.level:g}-{digest(self.specification())[:8]}"
+
     def __call__(self, signal: np.ndarray, sr: int, *, clip: str, voices: Sequence[np.ndarray] = ()) -> np.ndarray:
         """Return a changed recording: float32 of shape (n_samples,).
 

@@ -21,6 +21,7 @@ CHECKS = {
     "feature set": testing.check_features,
     "protocol": testing.check_protocol,
     "metric": testing.check_metric,
+    "stress": testing.check_stress,
 }
 
 

@@ -105,8 +105,10 @@ def print_plan(plan: Plan, *, verbose: bool = False, quiet: bool = False) -> Non
     n_left = len(left)
     print(f"run       {printable(plan.run)}")
     print(f"jobs      {count_jobs(left)} to run, {len(plan.jobs) - n_left} finished before")
-    print(f"features  {plan.n_to_extract} clips to extract")
-    print(f"estimate  about {_duration(plan.estimate_s)}{_needs(plan) if n_left or plan.n_to_extract else ''}")
+    stressed = f", {plan.n_to_stress} stressed versions of them" if plan.n_to_stress else ""
+    print(f"features  {plan.n_to_extract} clips to extract{stressed}")
+    needs = _needs(plan) if n_left or plan.n_to_extract or plan.n_to_stress else ""
+    print(f"estimate  about {_duration(plan.estimate_s)}{needs}")
     if verbose:
         for job in plan.jobs:
             print(printable(f"  {'done' if job.key in plan.finished else 'todo'}  {job.title}"))

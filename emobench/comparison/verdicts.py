@@ -39,6 +39,7 @@ MAX_GROWTH = 20  # a corpus this many times larger is no advice
 TIMINGS = ("_ms", "_s")
 MEASURED = (*TIMINGS, "_bytes")  # of machines and files rather than of answers; less is better
 KEYS = (*BOARD, "entry")
+STRESS = "stress:"  # of an answer to stressed recordings: stress:<name>:<measure>
 
 
 @dataclass(frozen=True)
@@ -225,7 +226,8 @@ def compare(
     fail : mapping of metric to tolerance, optional
         What is compared, and by how much it may become worse: ``{"uar": 0.02, "latency_p50_ms": "25%"}``. UAR by 0.02
         where nothing is given. Scores are those of `METRICS` and ``recall_<class>``; what ends in ``_ms``, ``_s`` or
-        ``_bytes`` is a column of the leaderboard.
+        ``_bytes`` is a column of the leaderboard; ``stress:<name>:<measure>`` is a figure of ``stress.csv`` at every
+        level, with intervals of both runs, not paired.
     fail_inconclusive : bool
         Let the exit code be 11 where something cannot be told.
     allow_missing : bool
@@ -406,8 +408,20 @@ def _check_metrics(tolerances: Mapping[str, Tolerance], sides: Sequence[Results]
     recalls = {RECALL + label for side in sides for label in _classes(side)}
     known = {**METRICS, **dict.fromkeys([*recalls, *filter(_is_measured, columns)])}
     for name in tolerances:
-        if recalls or not name.startswith(RECALL):
+        if name.startswith(STRESS):
+            _check_stress(name, sides)
+        elif recalls or not name.startswith(RECALL):
             lookup("metric", known, name)
+
+
+def _check_stress(metric: str, sides: Sequence[Results]) -> None:
+    """Refuse a figure of stressed recordings that neither run has."""
+    tables = [table for side in sides if (table := side.table("stress")) is not None]
+    stressed = [table[table["level"].notna()] for table in tables]
+    known = {f"{STRESS}{row.stress}:{row.measure}": row for table in stressed for row in table.itertuples()}
+    if not known:
+        raise ConfigError(f"{metric}: neither run asked about stressed recordings. Add `stress: {{}}` to the config.")
+    lookup("figure of stressed recordings", known, metric)
 
 
 def _is_measured(metric: str) -> bool:
@@ -454,8 +468,10 @@ def _measure_entry(
             continue  # another corpus's class
         if _is_measured(metric):
             yield _measured(sides, item, rows, tolerance)
+        elif metric.startswith(STRESS):
+            yield from _stressed(sides, item, tolerance)
         elif pair is None:
-            yield _unpaired(item, rows, tolerance)
+            yield _unpaired(item, [_figures(row, metric) for row in rows], tolerance)
         else:
             yield _paired(item, pair, tolerance)
 
@@ -523,9 +539,30 @@ def _paired(item: Verdict, pair: _Pair, tolerance: Tolerance) -> Verdict:
     return item
 
 
-def _unpaired(item: Verdict, rows: Sequence[Mapping[str, Any]], tolerance: Tolerance) -> Verdict:
-    low, high = f"{item.metric}_low", f"{item.metric}_high"
-    before, after = ((_number(row.get(item.metric)), _number(row.get(low)), _number(row.get(high))) for row in rows)
+def _figures(row: Mapping[str, Any], metric: str) -> tuple[float, float, float]:
+    """Return a score of the leaderboard with its bounds."""
+    value, low, high = (_number(row.get(f"{metric}{end}")) for end in ("", "_low", "_high"))
+    return value, low, high
+
+
+def _stressed(sides: Sequence[Results], item: Verdict, tolerance: Tolerance) -> Iterator[Verdict]:
+    """Yield a verdict for each level of a stress, from the figures of both runs and their intervals."""
+    found: list[dict[float, tuple[float, float, float]]] = []
+    for side in sides:
+        table = side.table("stress")
+        if table is None:
+            found.append({})
+            continue
+        is_of_entry = (table[list(KEYS)] == [*item.board, item.entry]).all(axis=1) & table["level"].notna()
+        part = table[is_of_entry & (STRESS + table["stress"] + ":" + table["measure"] == item.metric)]
+        found.append({row.level: (row.value, row.low, row.high) for row in part.itertuples()})
+    for level in dict.fromkeys([*found[0], *found[1]]):
+        figures = [of_side.get(level, (math.nan,) * 3) for of_side in found]
+        yield _unpaired(replace(item, metric=f"{item.metric} {level:g}"), figures, tolerance)
+
+
+def _unpaired(item: Verdict, figures: Sequence[tuple[float, float, float]], tolerance: Tolerance) -> Verdict:
+    before, after = figures
     item = _with_difference(item, unpaired_difference(before, after), (before[0], after[0]), tolerance)
     if absent := [where for where, score in zip(SIDES, (before, after), strict=True) if math.isnan(score[0])]:
         return replace(item, status=INCONCLUSIVE, reason=f"the {' and the '.join(absent)} shows no {item.metric}")
@@ -593,7 +630,9 @@ def _settle(item: Verdict) -> Verdict:
 
 
 def _row(metric: str) -> MetricSpec:
-    """Return the row of a metric that `_check_metrics` has let pass."""
+    """Return the row of a metric that `_check_metrics` has let pass; of stress, that of a score like it."""
+    if metric.startswith(STRESS):
+        return get_metric("uar")
     return get_metric(metric, classes=[metric.removeprefix(RECALL)])
 
 

@@ -32,6 +32,7 @@ from emobench.corpora.scanning import find_spelling
 from emobench.errors import ConfigError, UnknownNameError, did_you_mean
 from emobench.protocols import ProtocolSpec, get_protocol
 from emobench.registry import resolve
+from emobench.stresses import STRESSES, get_stress
 
 SCHEMA_VERSION = 1
 
@@ -80,6 +81,7 @@ FeaturesName = Annotated[Name, _known(features.get_features)]
 MetricName = Annotated[Name, _known(metrics.get_metric)]
 ModelName = Annotated[Name, _known(models.get_model)]
 ProtocolName = Annotated[Name, _known(get_protocol)]
+StressName = Annotated[Name, _known(get_stress)]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 FilePath = Annotated[str, StringConstraints(min_length=1, max_length=4096), AfterValidator(_resolved)]
 
@@ -363,6 +365,41 @@ class ImportanceConfig(_Closed):
     n_permutations: int = Field(default=10, ge=1, le=1000)
 
 
+class StressConfig(_Closed):
+    """How every fold's model is asked about stressed versions of its own test part; it is never fitted on them.
+
+    Attributes
+    ----------
+    stresses : dict of name to levels
+        All of emobench's by default; without levels, those of the row.
+    thresholds : dict of name to dict of measure to float
+        In place of those of the row, at every level of the stress.
+    sex_gap : float
+        Difference of UAR between the sexes, of either sign, that is tolerated.
+    """
+
+    stresses: dict[StressName, list[float]] = Field(default={name: [] for name in STRESSES}, min_length=1)
+    thresholds: dict[StressName, dict[Literal["unchanged", "delta_uar"], float]] = Field(default_factory=dict)
+    sex_gap: float = Field(default=0.075, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> StressConfig:
+        unused = sorted(set(self.thresholds) - set(self.stresses))
+        if unused:
+            raise LocatedError(
+                *(
+                    (("thresholds", name), f"{name!r} is not among `stresses`. Add it there, or remove it here.")
+                    for name in unused
+                )
+            )
+        return self
+
+    def thresholds_at(self, stress: str, level: float) -> dict[str, float]:
+        """Return what a model should reach, by measure."""
+        found = self.thresholds.get(stress) or get_stress(stress).thresholds_at(level)
+        return {str(measure): value for measure, value in found.items()}
+
+
 class PremiumConfig(_Closed):
     """The leakage premium: the same entries once more, under a protocol that shares speakers.
 
@@ -407,7 +444,7 @@ class RunConfig(_Closed):
         What the person should know about the config.
     """
 
-    later = frozenset({"importance", "premium", "on_conflict", "on_silence"})
+    later = frozenset({"importance", "premium", "stress", "on_conflict", "on_silence"})
 
     schema_version: int = Field(default=SCHEMA_VERSION, ge=SCHEMA_VERSION, le=SCHEMA_VERSION)
     corpora: list[CorpusConfig] = Field(min_length=1)
@@ -416,7 +453,6 @@ class RunConfig(_Closed):
     protocols: list[ProtocolConfig] = Field(default=[ProtocolConfig(name="group-kfold")], min_length=1)
     tuning: TuningConfig | None = None
     latency: LatencyConfig | None = None
-    importance: ImportanceConfig | None = None
     metrics: list[MetricName] = Field(default=["uar", "war", "macro_f1"], min_length=1)
     repeats: int = Field(default=1, ge=1, le=1000)
     seed: int = Field(default=0, ge=0, lt=2**32)
@@ -426,6 +462,8 @@ class RunConfig(_Closed):
     on_silence: Literal["keep", "leave_out", "fail"] = "keep"
     allow_missing_class: bool = False
     job_timeout_s: float | None = Field(default=None, gt=0)
+    stress: StressConfig | None = None
+    importance: ImportanceConfig | None = None
     premium: PremiumConfig | None = None
     _name: str = PrivateAttr("run")
     _remarks: tuple[str, ...] = PrivateAttr(())

@@ -18,6 +18,7 @@ import numpy as np
 
 from emobench.features.frames import N_FRAMES
 from emobench.features.frames import SR as FRAMES_SR
+from emobench.features.rows import rows_of
 from emobench.features.voice import BLOCKS as VOICE_BLOCKS
 from emobench.features.voice import NAMES as VOICE_NAMES
 from emobench.features.voice import SR as VOICE_SR
@@ -188,13 +189,7 @@ class FeatureTable:
 
     def rows_of(self, utterances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the rows of X that some utterances have, and for each of these the position of its utterance."""
-        if self.spans is None:
-            return utterances, np.arange(len(utterances))
-        first, end = self.spans[utterances].T
-        counts = end - first
-        owners = np.repeat(np.arange(len(utterances)), counts)
-        begins = np.cumsum(counts) - counts
-        return first[owners] + np.arange(len(owners)) - begins[owners], owners
+        return rows_of(self.spans, utterances)
 
 
 FEATURES: dict[str, FeatureSpec] = {

@@ -60,6 +60,23 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
+def rows_of(spans: np.ndarray | None, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that some recordings have, and for each of these the position of its recording among them.
+
+    Parameters
+    ----------
+    spans : int array of shape (n_recordings, 2), or None
+        First row of each recording, and the one behind its last; without, each has the row of its number.
+    """
+    if spans is None:
+        return positions, np.arange(len(positions))
+    first, end = spans[positions].T
+    counts = end - first
+    owners = np.repeat(np.arange(len(positions)), counts)
+    begins = np.cumsum(counts) - counts
+    return first[owners] + np.arange(len(owners)) - begins[owners], owners
+
+
 def pool_answers(
     labels: np.ndarray, probabilities: np.ndarray | None, owners: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None]:

@@ -14,8 +14,9 @@ from emobench.bundles.manifest import AUDIO_ID_DIGITS
 from emobench.errors import AudioError, DataError, listing
 from emobench.features import MEAN_F0
 from emobench.features.copies import Copy, Original, copies_of
+from emobench.features.rows import pool_answers, rows_of
 from emobench.features.shards import to_texts
-from emobench.features.store import FeatureStore
+from emobench.features.store import Extraction, FeatureStore
 from emobench.files import write_bytes
 from emobench.prediction.predictor import Predictor
 from emobench.reporter import Reporter
@@ -82,7 +83,7 @@ class Asker:
         self._check_unheard(found.audio[kept], subject, kept)
         usable = subject.take(kept)
         usable.about["f0_hz"] = f0.X[kept, 0]
-        return usable, self._answered(usable, found.X[kept], CLEAN, np.nan), [*found.faults, *f0.faults]
+        return usable, self._answered(usable, found, kept, CLEAN, np.nan), [*found.faults, *f0.faults]
 
     def ask(self, subject: Subject, change: Change, title: str) -> pd.DataFrame:
         """Return the answers to stressed recordings; a recording that could not be stressed has an `error`."""
@@ -90,9 +91,14 @@ class Asker:
         [found] = self._extract([self.predictor.spec], [(copy.clip, copy) for copy in copies], title)
         reasons = {fault.path: fault.reason for fault in found.faults}
         error = ["" if is_found else reasons[str(copy)] for is_found, copy in zip(found.is_found, copies, strict=True)]
-        X = np.where(found.is_found[:, None], found.X, 0)
-        answers = self._answered(subject, X, change.stress, change.level).assign(error=error)
-        answers.loc[answers["error"] != "", ["y_pred", "confidence"]] = ["", np.nan]
+        answers = subject.about.assign(
+            stress=change.stress, level=change.level, y_pred="", confidence=np.nan, error=error
+        )
+        rows = np.flatnonzero(found.is_found)
+        if len(rows):
+            known = self._answered(subject.take(rows), found, rows, change.stress, change.level)
+            for name in ("y_pred", "confidence"):
+                answers.loc[rows, name] = known[name].to_numpy()
         return answers
 
     def _extract(self, specs: Sequence[Any], clips: Sequence[tuple[str, Path | Copy]], title: str) -> list[Any]:
@@ -108,9 +114,14 @@ class Asker:
             self.reporter.warn(repair)
         return parts
 
-    def _answered(self, subject: Subject, X: np.ndarray, stress: str, level: float) -> pd.DataFrame:
-        codes, proba = self.predictor.classify(X)
-        confidence = np.full(len(X), np.nan) if proba is None else proba[np.arange(len(X)), codes].astype(float)
+    def _answered(
+        self, subject: Subject, found: Extraction, clips: np.ndarray, stress: str, level: float
+    ) -> pd.DataFrame:
+        """Return the answers to some clips, which are the recordings of the subject."""
+        rows, owners = rows_of(found.spans, clips)
+        codes, proba = pool_answers(*self.predictor.classify(found.X[rows]), owners)
+        n = len(clips)
+        confidence = np.full(n, np.nan) if proba is None else proba[np.arange(n), codes].astype(float)
         answers = [self.predictor.classes[code] for code in codes]
         return subject.about.assign(stress=stress, level=level, y_pred=answers, confidence=confidence, error="")
 

@@ -18,13 +18,14 @@ from emobench import metrics
 from emobench.corpora.labels import fit_encoder
 from emobench.errors import ConfigError, DataError, UnknownNameError
 from emobench.files import hash_bytes, json_bytes, write_bytes
-from emobench.reports import importance, leaderboard, page, premium, slices, timing
+from emobench.reports import importance, leaderboard, page, premium, slices, stress, timing
 from emobench.reports.leaderboard import DECIMALS, KEYS
 from emobench.results.record import check_record
 from emobench.results.run import PRIMARY, RUN, SUMS, hash_of, read_run, read_sums
 from emobench.results.tables import PERMUTED, PREDICTIONS, SCORES, csv_bytes, read_csv, read_leaderboard, read_table
 
 TABLES = {"scores": SCORES, "predictions": PREDICTIONS}
+STRESS = "stress_answers"  # a third tidy table, where the config asks for stress
 DERIVED = {  # the tables that follow from the predictions, with their columns of text
     "pairs": (*KEYS, "metric", "entry_a", "entry_b", "reason"),
     "intervals": (*KEYS, "metric", "reason"),
@@ -32,6 +33,7 @@ DERIVED = {  # the tables that follow from the predictions, with their columns o
     "confusion": (*KEYS, "y_true", "y_pred"),
     "importance": (*KEYS, "block", "reason"),
     "premium": (*premium.BOARD, "entry", "metric", "reason"),
+    "stress": tuple(name for name, kind in stress.COLUMNS.items() if kind == "string"),
 }
 CONFUSION = [*KEYS, "y_true", "y_pred", "n", "share"]
 
@@ -45,6 +47,7 @@ def derive(
     latency: pd.DataFrame | None = None,
     trials: pd.DataFrame | None = None,
     permuted: pd.DataFrame | None = None,
+    stressed: pd.DataFrame | None = None,
 ) -> dict[str, bytes]:
     """Return the content of every derived file by its name.
 
@@ -56,9 +59,11 @@ def derive(
         The content of ``run.json``.
     excluded, latency, trials, permuted : DataFrame, optional
         The CSVs of these names, where there are any.
+    stressed : DataFrame, optional
+        The tidy table of answers to stressed recordings.
     """
     with threadpool_limits(1):  # more threads are slower at this size, and add up in another order
-        return _derive(scores, predictions, run, excluded, latency, trials, permuted)
+        return _derive(scores, predictions, run, excluded, latency, trials, permuted, stressed)
 
 
 def _derive(
@@ -69,6 +74,7 @@ def _derive(
     latency: pd.DataFrame | None,
     trials: pd.DataFrame | None,
     permuted: pd.DataFrame | None,
+    stressed: pd.DataFrame | None,
 ) -> dict[str, bytes]:
     whole = leaderboard.complete(scores, predictions, run)
     description = leaderboard.describe(whole, run)
@@ -89,6 +95,8 @@ def _derive(
     if not inflated.empty:
         tables["premium"] = inflated.round(DECIMALS)
         texts["premium.md"] = premium.to_markdown(inflated, run)
+    if stressed is not None and not stressed.empty:
+        tables["stress"] = stress.describe_run(stressed, run).round(DECIMALS)
     texts["report.html"] = page.render(
         tables, run, scores=scores, predictions=whole, excluded=excluded, latency=latency, trials=trials
     )
@@ -206,7 +214,7 @@ def rebuild(folder: Path, *, output: Path | None = None) -> list[str]:
 
 def _derive_from(folder: Path, run: Mapping[str, Any]) -> dict[str, bytes]:
     tables = {name: _read(folder, name, run) for name in TABLES}
-    return derive(**tables, run=run, **_read_further(folder))
+    return derive(**tables, run=run, stressed=_read_stress(folder, run), **_read_further(folder))
 
 
 def _read_further(folder: Path) -> dict[str, pd.DataFrame | None]:
@@ -215,6 +223,10 @@ def _read_further(folder: Path) -> dict[str, pd.DataFrame | None]:
     if permuted is not None:
         permuted = _with_numbers(permuted, [name for name, kind in PERMUTED.items() if kind == "string"])
     return {**further, "latency": _read_latency(folder), "permuted": permuted}
+
+
+def _read_stress(folder: Path, run: Mapping[str, Any]) -> pd.DataFrame | None:
+    return read_table(folder / STRESS) if "stress" in run and (folder / f"{STRESS}.parquet").is_file() else None
 
 
 def _pages_from_csv(folder: Path, run: Mapping[str, Any]) -> dict[str, bytes]:

@@ -92,6 +92,47 @@ def importance(table: pd.DataFrame) -> str:
         return _svg(figure, "Importance of each block of features")
 
 
+def stress(table: pd.DataFrame, *, chance: float) -> str:
+    """Draw the UAR over the levels of each stress, a panel a stress, a line an entry; the dotted lines are clean.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns ``entry, stress, level, value``: UAR of a board's entries, at most as many as there are colours. Rows
+        without a level are of the clean recordings.
+    """
+    with _drawing():
+        from matplotlib.figure import Figure
+
+        clean, stressed = table[table["level"].isna()], table[table["level"].notna()]
+        names, entries = list(stressed["stress"].unique()), list(clean["entry"])
+        n_columns = min(4, len(names))
+        n_rows = -(-len(names) // n_columns)
+        figure = Figure(figsize=(OVERVIEW_IN, 0.5 + 1.7 * n_rows), layout="constrained")
+        panels = figure.subplots(n_rows, n_columns, sharey=True, squeeze=False).ravel()
+        for axes, name in zip(panels, names, strict=False):
+            of_stress = stressed[stressed["stress"] == name]
+            levels = list(of_stress["level"].unique())
+            for number, entry in enumerate(entries):
+                style, one = _style(number), of_stress[of_stress["entry"] == entry].set_index("level")["value"]
+                axes.plot(
+                    range(len(levels)), one.reindex(levels), markersize=4, linewidth=1, label=_short(entry), **style
+                )
+                base = clean.loc[clean["entry"] == entry, "value"].iloc[0]
+                axes.axhline(base, color=style["color"], linestyle=":", linewidth=0.9)
+            axes.axhline(chance, color="#bbbbbb", linewidth=0.8)
+            axes.set_xticks(range(len(levels)), [f"{level:g}" for level in levels])
+            axes.set_xlim(-0.4, len(levels) - 0.6)
+            axes.set_title(name, fontsize=9)
+        for axes in panels[len(names) :]:
+            axes.set_visible(False)
+        for axes in panels[::n_columns]:
+            axes.set_ylabel("UAR")
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", ncols=3, frameon=False)
+        return _svg(figure, "UAR of each entry under each stress, by level")
+
+
 def overview(board: pd.DataFrame, table: pd.DataFrame, *, chance: float, titles: tuple[str, str]) -> str:
     """Draw `forest` and `premium` side by side, with their figures, as a file of its own.
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from emobench.metrics import NO_PROBABILITIES, RECALL
-from emobench.reports import figures, timing
+from emobench.reports import figures, stress, timing
 from emobench.reports.leaderboard import KEYS, describe_features, figure, table
 from emobench.statistics.differences import describe_pairs
 from emobench.statistics.intervals import BOARD, MIN_SPEAKERS
@@ -62,8 +62,8 @@ def render(
     Parameters
     ----------
     tables : mapping
-        ``leaderboard``, ``intervals``, ``pairs``, ``slices``, ``confusion`` and, where there are any, ``importance``
-        and ``premium``: what the CSVs of these names hold.
+        ``leaderboard``, ``intervals``, ``pairs``, ``slices``, ``confusion`` and, where there are any, ``importance``,
+        ``premium`` and ``stress``: what the CSVs of these names hold.
     run : mapping
         The content of ``run.json``.
     scores, predictions : DataFrame, optional
@@ -82,6 +82,7 @@ def render(
         features=[describe_features(features["specification"]) for features in run["features"].values()],
         boards=[_board(key, part, tables, run, sexes) for key, part in board.groupby(BOARD, sort=False)],
         premiums=_premiums(tables.get("premium")),
+        stresses=_stresses(tables.get("stress"), board, run),
         latencies=[] if latency is None else _latencies(latency),
         all_latencies=None if latency is None else _all_latencies(latency),
         hardest=None if predictions is None else hardest_recordings(predictions, run),
@@ -350,7 +351,7 @@ def _premiums(premium: pd.DataFrame | None) -> list[dict[str, Any]]:
                 figure(row["shared"]),
                 figure(row["unheard"]),
                 _signed(row["premium"]),
-                "" if pd.isna(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}",
+                _bounds(row),
                 figure(row["p_holm"], 4),
             ]
             for row in part.to_dict("records")
@@ -361,6 +362,69 @@ def _premiums(premium: pd.DataFrame | None) -> list[dict[str, Any]]:
         title = "{} · {} · {} against {}".format(*key)
         found.append({"title": title, "table": Table(headings, rows), "figure": drawn})
     return found
+
+
+def _stresses(stressed: pd.DataFrame | None, board: pd.DataFrame, run: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return for each board its curves, the worst of each entry in words, verdicts, and gaps between groups.
+
+    Curves and verdicts are of the best entries only, as many as there are colours.
+    """
+    from markupsafe import Markup
+
+    if stressed is None:
+        return []
+    found = []
+    for key, part in stressed.groupby(BOARD, sort=False):
+        ranked = board[(board[BOARD] == list(key)).all(axis=1)]["entry"]
+        entries = [entry for entry in ranked if (part["entry"] == entry).any()]
+        shown = entries[: len(figures.COLOURS)]
+        uars = part[(part["measure"] == "uar") & part["entry"].isin(shown)].sort_values(
+            "entry", key=lambda names: names.map(shown.index), kind="stable"
+        )
+        chance = 1 / len(run["corpora"][key[0]]["classes"])
+        gaps = part[part["measure"] == "gap"]
+        found.append(
+            {
+                "title": " · ".join(key),
+                "figure": Markup(figures.stress(uars, chance=chance)) if uars["level"].notna().any() else "",
+                "worst": [(entry, stress.worst(part[part["entry"] == entry])) for entry in shown],
+                "n_more": len(entries) - len(shown),
+                "verdicts": _verdicts(part, shown),
+                "gaps": Table(
+                    ["entry", "groups", "difference of UAR", "95 % interval", "verdict"],
+                    [
+                        [row["entry"], row["group"], _signed(row["value"]), _bounds(row), row["verdict"]]
+                        for row in gaps[gaps["entry"].isin(shown)].to_dict("records")
+                    ],
+                    n_names=2,
+                ),
+            }
+        )
+    return found
+
+
+def _verdicts(part: pd.DataFrame, entries: Sequence[str]) -> Table:
+    """Return a row for each stress and level: unchanged answers, drop and verdict of each entry."""
+    rows = []
+    for (name, level), one in part[part["level"].notna()].groupby(["stress", "level"], sort=False):
+        cells = {(row["entry"], row["measure"]): row for row in one.to_dict("records")}
+        line = [f"{name} {level:g}"]
+        for entry in entries:
+            unchanged, drop = (cells[entry, measure] for measure in ("unchanged", "delta_uar"))
+            line += [figure(unchanged["value"], 2), _signed(drop["value"])]
+            line.append(_worse([unchanged["verdict"], drop["verdict"]]))
+        rows.append(line)
+    headings = [f"{entry}: {what}" for entry in entries for what in ("unchanged", "ΔUAR", "verdict")]
+    return Table(["stress", *headings], rows)
+
+
+def _worse(verdicts: Sequence[str]) -> str:
+    """Return the worst of some verdicts; nothing where there is none."""
+    return next((one for one in (stress.FAIL, stress.INCONCLUSIVE, stress.PASS) if one in verdicts), "")
+
+
+def _bounds(row: Mapping[str, Any]) -> str:
+    return "" if pd.isna(row["low"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
 
 
 def _latencies(latency: pd.DataFrame) -> list[dict[str, Any]]:

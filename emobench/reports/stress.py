@@ -24,6 +24,7 @@ from emobench.statistics.intervals import (
     resamples,
     spreads,
 )
+from emobench.stresses import JUDGED
 
 CLEAN = "clean"  # in place of a stress: the recordings as they are
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
@@ -93,6 +94,27 @@ def describe(
         rows += [where | row for row in [*of_entry.stresses(thresholds), *of_entry.gaps(sex_gap)]]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     return frame.astype({name: kind for name, kind in COLUMNS.items() if kind != "string"})
+
+
+def describe_run(answers: pd.DataFrame, run: Mapping[str, Any]) -> pd.DataFrame:
+    """Score every complete entry of a run under every stress; see `describe`.
+
+    Parameters
+    ----------
+    answers : DataFrame with the columns `ANSWERS`
+    run : mapping
+        The content of ``run.json``.
+    """
+    sizes = answers.groupby(ENTRY, sort=False, observed=True).size()
+    whole = sizes[sizes == sizes.groupby(level=BOARD).transform("max")].index
+    kept = answers.set_index(ENTRY).loc[whole].reset_index()
+    settings = run["stress"]
+    thresholds = {
+        (row["stress"], row["level"]): {name: row[name] for name in JUDGED if name in row}
+        for row in settings["thresholds"]
+    }
+    classes = {name: about["classes"] for name, about in run["corpora"].items()}
+    return describe(kept, classes, thresholds, sex_gap=settings["sex_gap"])
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ SUMS = "SHA256SUMS"
 RUN = "run.json"
 # What a run measured, and what cannot be derived from the rest.
 PRIMARY = (
-    *("scores.parquet", "predictions.parquet"),
-    *("permuted.csv", "folds.csv", "trials.csv", "excluded.csv", "notes.csv", "latency.csv", "latency.json", RUN),
+    *("scores.parquet", "predictions.parquet", "stress_answers.parquet", "permuted.csv"),
+    *("folds.csv", "trials.csv", "excluded.csv", "notes.csv", "latency.csv", "latency.json", RUN),
 )
 FOR_PEOPLE = (".html", ".md")  # pages, from which nothing is read
 

@@ -230,7 +230,7 @@ def further_metrics(columns: Iterable[str]) -> list[str]:
 
 # What a run leaves as CSV, by the name of the file.
 NAMES = (
-    *("scores", "predictions", "leaderboard", "intervals", "pairs", "slices", "confusion", "premium"),
+    *("scores", "predictions", "leaderboard", "intervals", "pairs", "slices", "confusion", "premium", "stress"),
     *("importance", "permuted", "folds", "trials", "excluded", "notes", "latency"),
 )
 # Columns that are text although numbers may stand in them; in `slices`, `value` is a speaker, a sex, a statement.
@@ -265,6 +265,10 @@ TEXT = frozenset(
         "state",
         "params",
         "stage",
+        "stress",
+        "measure",
+        "group",
+        "verdict",
         "waives",
         "exclude",
         "folds",

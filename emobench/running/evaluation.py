@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import time
 import traceback
 import warnings
@@ -22,7 +23,8 @@ from emobench import models
 from emobench.errors import NoBundleError, StorageError, on_one_line
 from emobench.execution.output import Log, captured
 from emobench.features import FeatureTable
-from emobench.features.rows import pool_answers
+from emobench.features.rows import pool_answers, rows_of
+from emobench.files import PART
 from emobench.prediction.probe import time_calls
 from emobench.protocols.certificate import fold_fingerprint, rows_fingerprint
 
@@ -46,6 +48,33 @@ class TuningPlan:
 
 
 @dataclass(frozen=True)
+class StressPlan:
+    """What a job's model is asked after the fit.
+
+    Attributes
+    ----------
+    keys : tuple of str
+        Of each change of the recordings; see `emobench.stresses.Change.key`.
+    path : str
+        File of the rows of their features, float32; that at `spans_path` has the first row and the one behind the
+        last of each utterance, of shape (n_changes, n_utterances, 2): none where there are no features.
+    """
+
+    keys: tuple[str, ...]
+    path: str = ""
+
+    @property
+    def spans_path(self) -> str:
+        return f"{self.path.removesuffix(PART)}-spans{PART}"
+
+    def load(self, n_features: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows of shape (n_rows, n_features), mapped into memory, and the spans of the utterances."""
+        has_rows = os.path.getsize(self.path) > 0  # an empty file cannot be mapped
+        rows = np.memmap(self.path, np.float32, "r") if has_rows else np.empty(0, np.float32)
+        return rows.reshape(-1, n_features), np.load(self.spans_path)
+
+
+@dataclass(frozen=True)
 class Job:
     """One (entry, protocol, repeat, fold), or the fit of an entry on everything (no `test`).
 
@@ -63,6 +92,8 @@ class Job:
         None for an entry that is taken as it is.
     n_permutations : int
         How often each block of features is shuffled after the fit; 0 where its importance is not asked for.
+    stress : StressPlan or None
+        None where nothing is asked about stressed recordings.
     """
 
     key: str
@@ -80,10 +111,13 @@ class Job:
     test: np.ndarray
     tuning: TuningPlan | None = None
     n_permutations: int = 0
+    stress: StressPlan | None = None
 
     def is_answered_by(self, result: FoldResult) -> bool:
         """Return whether a finished result of this key holds all that is asked for."""
-        return not self.n_permutations or (result.importance or {}).get("n_permutations") == self.n_permutations
+        n_shuffled = (result.importance or {}).get("n_permutations")
+        has_importance = not self.n_permutations or n_shuffled == self.n_permutations
+        return has_importance and (self.stress is None or set(self.stress.keys) <= set(result.stressed or {}))
 
     @property
     def title(self) -> str:
@@ -121,6 +155,9 @@ class FoldResult:
     importance : dict or None
         `n_permutations`, and `n_right`: for each block of features, how often each test row was answered rightly after
         the block was shuffled.
+    stressed : dict of str to list of int, or None
+        For each change of the recordings, the codes of the answers to the test rows; -1 where a recording could not be
+        changed.
     """
 
     key: str
@@ -135,6 +172,7 @@ class FoldResult:
     tuning: dict[str, Any] | None = None
     converged: bool | None = None
     importance: dict[str, Any] | None = None
+    stressed: dict[str, list[int]] | None = None
 
     def to_json(self) -> str:
         """Return the result as JSON with the hash of its content."""
@@ -207,6 +245,7 @@ def evaluate(table: FeatureTable, job: Job) -> FoldResult:
             _check_predictions(y_pred, proba, len(X), len(table.classes))
             y_pred, proba = pool_answers(y_pred, proba, owners)
             importance = _importance(estimator, table, job) if job.n_permutations else None
+            stressed = _stressed(estimator, table, job) if job.stress else None
         except BaseException as error:  # a model may fail in any way, and Ctrl-C does not reach a worker
             return FoldResult(
                 job.key,
@@ -225,6 +264,7 @@ def evaluate(table: FeatureTable, job: Job) -> FoldResult:
             tuning=tuning,
             converged=_has_converged(estimator, warned),
             importance=importance,
+            stressed=stressed,
         )
 
 
@@ -325,6 +365,24 @@ def _importance(estimator: Any, table: FeatureTable, job: Job) -> dict[str, Any]
             right += np.asarray(estimator.predict(shuffled)) == y
         n_right[block] = right.tolist()
     return {"n_permutations": job.n_permutations, "n_right": n_right}
+
+
+def _stressed(estimator: Any, table: FeatureTable, job: Job) -> dict[str, list[int]]:
+    """Return the answers to stressed versions of the test recordings."""
+    assert job.stress is not None
+    X, spans = job.stress.load(table.spec.n_features)
+    answers = {}
+    for key, of_change in zip(job.stress.keys, spans, strict=True):
+        codes = np.full(len(job.test), -1)
+        rows, owners = rows_of(of_change, job.test)
+        if len(rows):
+            stressed = np.array(X[rows])
+            y_pred = np.asarray(estimator.predict(stressed))
+            proba = _probabilities(estimator, stressed, len(table.classes))
+            _check_predictions(y_pred, proba, len(rows), len(table.classes))
+            codes[np.unique(owners)] = pool_answers(y_pred, proba, owners)[0]
+        answers[key] = [int(code) for code in codes]
+    return answers
 
 
 def _probabilities(estimator: Any, X: np.ndarray, n_classes: int) -> np.ndarray | None:

@@ -28,8 +28,9 @@ from emobench.protocols.folds import inner_folds, make_folds
 from emobench.registry import Row, plain
 from emobench.reporter import Reporter
 from emobench.running.datasets import Dataset, extract, open_dataset, plan_dataset, settled
-from emobench.running.evaluation import Job, TuningPlan, derive_seed
+from emobench.running.evaluation import Job, StressPlan, TuningPlan, derive_seed
 from emobench.statistics.differences import describe_pairs
+from emobench.stresses import Change, all_changes, get_stress
 
 PRUNED = 0.8  # share of the inner fits that pruning leaves, roughly
 FRAMES_GAIN = 60  # how much less a number of frames costs than one of a vector: networks pool over time early
@@ -203,6 +204,7 @@ class Experiment:
             test=fold.test,
             tuning=TuningPlan(entry.n_trials, entry.inner_splits, f"{key}.db") if entry.is_tuned else None,
             n_permutations=self._n_permutations(features, protocol),
+            stress=self._stress(features, protocol),
         )
 
     def _n_permutations(self, features: str, protocol: ProtocolConfig | None) -> int:
@@ -210,6 +212,19 @@ class Experiment:
         asked = self.config.importance
         is_held_out = protocol is not None and not get_protocol(protocol.name).is_leaky
         return asked.n_permutations if asked and is_held_out and self.features[features].columns() else 0
+
+    @cached_property
+    def changes(self) -> tuple[Change, ...]:
+        """What recordings are stressed by; nothing where the config does not ask."""
+        asked = self.config.stress
+        return tuple(all_changes(asked.stresses, seed=self.config.seed)) if asked else ()
+
+    def _stress(self, features: str, protocol: ProtocolConfig | None) -> StressPlan | None:
+        """Return what a job is asked about stressed recordings: only where speakers are held out."""
+        is_held_out = protocol is not None and not get_protocol(protocol.name).is_leaky
+        if not self.changes or not is_held_out or self.features[features].is_read:
+            return None
+        return StressPlan(tuple(change.key for change in self.changes))
 
     def cost_s(self, job: Job) -> float:
         """Estimate a job's seconds from its model's cost on six folds of 800 × 40."""
@@ -287,7 +302,7 @@ def prepare(
             made = folds[dataset.name, protocol.label] = _make_folds(config, dataset, protocol)[0]
             certificate = _certify(config, corpus, dataset, protocol, made)
             certificates.append({"corpus": dataset.name, **certificate})
-    remarks += _unnamed(config, features)
+    remarks += _unnamed(config, features) + _unstressed(config, features)
     for remark in dict.fromkeys(remarks[n_told:]):
         reporter.warn(remark)
     return Experiment(
@@ -328,9 +343,15 @@ def _unnamed(config: RunConfig, features: Mapping[str, FeatureSpec]) -> list[str
     return [f"{name}: no importance, because its numbers have no names" for name in unnamed if config.importance]
 
 
+def _unstressed(config: RunConfig, features: Mapping[str, FeatureSpec]) -> list[str]:
+    """Return a remark for each feature set that cannot be computed of stressed recordings, where that is asked for."""
+    read = [spec.name for spec in features.values() if spec.is_read]
+    return [f"{name}: no stress, because another program made its numbers" for name in read if config.stress]
+
+
 def run_name(config: RunConfig, datasets: Sequence[Dataset]) -> str:
     """Return a run's name: the config's, and a hash of what it resolves to on the corpora that are really used."""
-    without = {"corpora", "job_timeout_s", "latency"}  # what changes no result
+    without = {"corpora", "job_timeout_s", "latency", "stress"}  # what changes no result
     settings = {key: value for key, value in portable(config).items() if key not in without}
     settings["audio"] |= {"max_silence": "accept"}  # names are from before that became `on_silence`
     content = {
@@ -349,6 +370,7 @@ def used_rows(config: RunConfig) -> list[Row]:
         *(row for model in config.models for row, _ in models.with_members(models.get_model(model.name), model.params)),
         *(get_protocol(row.name) for row in config.protocols),
         *(get_metric(name) for name in config.metrics),
+        *(get_stress(name) for name in (config.stress.stresses if config.stress else ())),
     ]
 
 

@@ -25,7 +25,7 @@ from emobench.files import require_space
 from emobench.prediction import latency
 from emobench.registry import Plugins, using
 from emobench.reporter import Reporter
-from emobench.running import journal, records, transport
+from emobench.running import journal, records, robustness, transport
 from emobench.running.datasets import computed
 from emobench.running.evaluation import FoldResult, Job
 from emobench.running.experiment import Experiment, count_fits, list_entries, prepare, unique
@@ -33,6 +33,7 @@ from emobench.statistics import description
 
 # Measured on two cores in 2026, for estimates only.
 _EXTRACTION_S = 0.006
+_STRESS_S = 0.006  # to change a recording of 4 s at 48 kHz; MP3 takes three times as long
 _SYNTHESIS_S = 0.012
 _START_S = 5.0
 _SHORTEST_FIT_S = 0.002
@@ -60,6 +61,8 @@ class Plan:
         Memory that each worker takes, roughly.
     disk_bytes : int
         What features, results and a generated corpus will take on the disk, roughly.
+    n_to_stress : int
+        Stressed versions of recordings whose features are not in the store.
     """
 
     run: str
@@ -71,6 +74,7 @@ class Plan:
     n_workers: int = 1
     worker_bytes: int = WORKER_BYTES
     disk_bytes: int = 0
+    n_to_stress: int = 0
 
 
 def plan(
@@ -100,6 +104,7 @@ def _plan(config: RunConfig, output: Path, n_jobs: int, only: Sequence[str]) -> 
     made = [dataset for dataset in experiment.datasets if dataset.root is not None]
     n_to_make = sum(len(dataset.utterances) for dataset in to_make)
     n_to_extract = n_to_make + sum(store.count_missing(keys, dataset.clips) for dataset in made)
+    n_to_stress = robustness.count_missing(experiment)
     jobs = [job for job in unique([*experiment.jobs(), *experiment.fits()]) if not only or job.entry in only]
     folder = output / experiment.name
     results_before = journal.read_finished(folder, jobs)
@@ -107,10 +112,11 @@ def _plan(config: RunConfig, output: Path, n_jobs: int, only: Sequence[str]) -> 
     todo = [job for job in jobs if job.key not in finished]
     n_workers = count_workers(n_jobs)
     preparation_s = n_to_extract * _EXTRACTION_S + n_to_make * _SYNTHESIS_S
+    preparation_s += n_to_stress * (_STRESS_S + _EXTRACTION_S * len(keys))
     estimate_s = preparation_s / n_workers + estimate(experiment, jobs, results_before, todo, n_workers=n_workers)
     needs = {
         output: result_bytes(todo) + mapped_bytes(experiment),
-        store.root: n_to_extract * _vector_bytes(experiment),
+        store.root: (n_to_extract + n_to_stress) * _vector_bytes(experiment),
         **({cache_folder(): n_to_make * _SYNTHETIC_BYTES} if n_to_make else {}),
     }
     if config.latency:
@@ -130,6 +136,7 @@ def _plan(config: RunConfig, output: Path, n_jobs: int, only: Sequence[str]) -> 
         ),
         n_workers=n_workers,
         disk_bytes=sum(needs.values()),
+        n_to_stress=n_to_stress,
     )
 
 

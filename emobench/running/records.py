@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,8 @@ from emobench.errors import BundleError
 from emobench.files import storage_errors, write_bytes, write_json
 from emobench.registry import active_files, plain
 from emobench.reports import derivation
+from emobench.reports.derivation import STRESS
+from emobench.reports.stress import ANSWERS
 from emobench.results.environment import environment, versions
 from emobench.results.run import RUN_SCHEMA, read_run
 from emobench.results.tables import (
@@ -31,6 +33,7 @@ from emobench.results.tables import (
     write_csv,
     write_table,
 )
+from emobench.running import robustness
 from emobench.running.datasets import Dataset, write_excluded
 from emobench.running.evaluation import Fitted, FoldResult, Job
 from emobench.running.experiment import Experiment, list_entries, plugin_rows, portable
@@ -47,6 +50,7 @@ def write_tables(
     folder: Path,
     jobs: Sequence[Job],
     finished: Mapping[str, FoldResult],
+    pool: Callable[[], Any],
     *,
     is_changed: bool = True,
 ) -> pd.DataFrame:
@@ -63,6 +67,7 @@ def write_tables(
         scores = pd.DataFrame(_score_rows(experiment, done, finished), columns=list(SCORES))
         write_table(folder / "scores", scores, SCORES)
         write_table(folder / "predictions", _predictions(experiment, done, finished), PREDICTIONS)
+        _write_stress(experiment, folder, done, finished, pool)
         write_csv(folder / "folds.csv", pd.DataFrame(_fold_rows(experiment), columns=list(FOLDS)))
         if experiment.config.tuning:
             trials = pd.DataFrame(_trial_rows(experiment, done, finished), columns=list(TRIALS))
@@ -77,6 +82,22 @@ def write_tables(
         derivation.write_derived(folder, run_json)
         write_json(folder / "run.json", run_json)  # last: what it stands beside is complete
     return read_leaderboard(folder / "leaderboard.csv")
+
+
+def _write_stress(
+    experiment: Experiment,
+    folder: Path,
+    jobs: Sequence[Job],
+    finished: Mapping[str, FoldResult],
+    pool: Callable[[], Any],
+) -> None:
+    """Write the answers to stressed recordings, or remove those of a config that does not ask any more."""
+    if experiment.changes:
+        write_table(folder / STRESS, robustness.answers_of(experiment, jobs, finished, pool), ANSWERS)
+        return
+    for name in (f"{STRESS}.parquet", "stress.csv"):
+        with storage_errors(folder):
+            (folder / name).unlink(missing_ok=True)
 
 
 def write_derived(folder: Path) -> pd.DataFrame:
@@ -272,6 +293,7 @@ def _run_json(experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str
             "finished": sum(job.key in finished and not finished[job.key].error for job in jobs),
             "failed": sum(is_failed(finished, job) for job in jobs),
         },
+        **({"stress": robustness.settings_of(experiment)} if experiment.changes else {}),
         **_plugins(experiment),
         "leakage_certificates": list(experiment.certificates),
         "environment": environment(),

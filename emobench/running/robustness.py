@@ -1,11 +1,11 @@
-"""A saved model, asked about stressed recordings of a corpus that it was not trained on."""
+"""Stressed recordings: of another corpus for a saved model, of each test part for the models of a run."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,17 @@ from emobench.config.schema import CorpusConfig
 from emobench.corpora.location import store_folder
 from emobench.errors import DataError
 from emobench.execution.workers import Pool, count_workers
-from emobench.features.copies import Original
-from emobench.features.store import FeatureStore
+from emobench.features import MEAN_F0, FeatureSpec
+from emobench.features.copies import Original, copies_of
+from emobench.features.store import Extraction, FeatureStore
+from emobench.files import PART, storage_errors
 from emobench.prediction.predictor import Predictor
 from emobench.prediction.stress import Asker, Subject
 from emobench.reporter import Reporter
 from emobench.reports import stress as report
 from emobench.running.datasets import Dataset, open_dataset
+from emobench.running.evaluation import FoldResult, Job, StressPlan
+from emobench.running.experiment import Experiment
 from emobench.stresses import Change, all_changes, get_stress
 
 
@@ -106,6 +110,176 @@ def stress_bundle(
     return Robustness(predictor, answers, subject, tuple(changes), (*dataset.remarks, *remarks))
 
 
+# --- in a run ---------------------------------------------------------------------------------------------------------
+
+
+class Stressed:
+    """The features of a run's stressed recordings, in files that workers of this machine map into memory.
+
+    Use it as a context manager; the files are removed in the end.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run.
+    """
+
+    def __init__(self, experiment: Experiment, folder: Path, pool: Callable[[], Any], reporter: Reporter):
+        self.experiment, self.folder, self.pool, self.reporter = experiment, folder, pool, reporter
+        self._paths: dict[tuple[str, str], Path] = {}
+
+    def __enter__(self) -> Stressed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for path in self._paths.values():
+            for part in (path, Path(StressPlan((), str(path)).spans_path)):
+                with suppress(OSError):  # Windows keeps a file that a worker has open; the next run removes it
+                    part.unlink()
+
+    def prepare(self, jobs: Sequence[Job]) -> None:
+        """Extract what the models of some jobs are asked about, and write it to files.
+
+        Raises
+        ------
+        DataError
+            If babble is asked for, and a corpus has too few speakers.
+        StorageError
+            If a file cannot be written.
+        """
+        asked = {(job.corpus, job.features): None for job in jobs if job.stress}
+        by_corpus = {corpus: [name for other, name in asked if other == corpus] for corpus, _ in asked}
+        for corpus, names in by_corpus.items():
+            dataset, specs = self.experiment.dataset(corpus), [self.experiment.features[name] for name in names]
+            spans: dict[str, list[np.ndarray]] = {spec.name: [] for spec in specs}
+            n_rows = dict.fromkeys(spans, 0)
+            for spec in specs:
+                self._paths[corpus, spec.name] = self.folder / f".stress-{len(self._paths)}{PART}"
+            for number, change in enumerate(self.experiment.changes, start=1):
+                title = f"{corpus}, {number} of {len(self.experiment.changes)}: {change.stress} {change.level:g}"
+                found = extract_copies(dataset, specs, change, self.experiment, self.pool, self.reporter, title)
+                for spec, part in zip(specs, found, strict=True):
+                    rows, of_clips = _compact(part)
+                    with storage_errors(self.folder), open(self._paths[corpus, spec.name], "ab") as file:
+                        file.write(np.ascontiguousarray(rows, dtype=np.float32).data)
+                    spans[spec.name].append(of_clips + n_rows[spec.name])
+                    n_rows[spec.name] += len(rows)
+            for spec in specs:
+                path = StressPlan((), str(self._paths[corpus, spec.name])).spans_path
+                with storage_errors(self.folder), open(path, "wb") as file:
+                    np.save(file, np.stack(spans[spec.name]))
+
+    def plan(self, job: Job) -> Job:
+        """Return a job that knows where its stressed recordings are."""
+        if job.stress is None:
+            return job
+        return replace(job, stress=replace(job.stress, path=str(self._paths[job.corpus, job.features])))
+
+
+def _compact(found: Extraction) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows that were found, and the span of each clip in them; an empty one where there are none."""
+    if found.spans is not None:
+        return found.X, np.where(found.is_found[:, None], found.spans, 0)
+    ends = np.cumsum(found.is_found)
+    return found.X[found.is_found], np.column_stack([ends - found.is_found, ends])
+
+
+def extract_copies(
+    dataset: Dataset,
+    specs: Sequence[FeatureSpec],
+    change: Change,
+    experiment: Experiment,
+    pool: Callable[[], Any],
+    reporter: Reporter,
+    title: str,
+) -> list[Extraction]:
+    """Return the features of a dataset's recordings under a change, from the store where it has them."""
+    copies = copies_of(originals_of(dataset), change)
+    with reporter.track(title, len(copies)) as advance:
+        return FeatureStore(store_folder()).extract(
+            specs,
+            [(copy.clip, copy) for copy in copies],
+            policy=experiment.config.audio.policy,
+            pool=pool,
+            on_progress=lambda n_done, n_all: advance(len(copies) - n_all + n_done),
+        )
+
+
+def count_missing(experiment: Experiment) -> int:
+    """Return how many stressed recordings lack features in the store; all of a corpus that is not there yet."""
+    store, n_missing = FeatureStore(store_folder()), 0
+    keys = [experiment.feature_keys[name] for name, spec in experiment.features.items() if not spec.is_read]
+    for dataset in experiment.datasets if experiment.changes else ():
+        if dataset.root is None:
+            n_missing += len(dataset.utterances) * len(experiment.changes)
+            continue
+        originals = originals_of(dataset)
+        clips = [copy.clip for change in experiment.changes for copy in copies_of(originals, change)]
+        n_missing += store.count_missing(keys, clips)
+    return n_missing
+
+
+def answers_of(
+    experiment: Experiment, jobs: Sequence[Job], finished: Mapping[str, FoldResult], pool: Callable[[], Any]
+) -> pd.DataFrame:
+    """Return what the models of finished jobs answered to recordings as they are and stressed."""
+    parts = []
+    f0_hz = {dataset.name: _mean_f0(dataset, experiment, pool) for dataset in experiment.datasets}
+    for job in jobs:
+        result = finished.get(job.key)
+        if job.stress is None or result is None or result.error or not job.is_answered_by(result):
+            continue
+        assert result.stressed is not None
+        dataset = experiment.dataset(job.corpus)
+        labels = np.array([*dataset.classes, ""], dtype=object)
+        chosen = [dataset.utterances[row] for row in job.test]
+        about = pd.DataFrame(
+            {
+                **{name: getattr(job, name) for name in ("corpus", "features", "protocol", "entry", "repeat", "fold")},
+                "utterance": [utterance.id for utterance in chosen],
+                "speaker": [utterance.speaker for utterance in chosen],
+                "sex": [utterance.sex for utterance in chosen],
+                "f0_hz": f0_hz[job.corpus][job.test],
+                "y_true": [utterance.emotion for utterance in chosen],
+                "confidence": np.nan,
+            }
+        )
+        parts.append(about.assign(stress=report.CLEAN, level=np.nan, y_pred=labels[result.y_pred], error=""))
+        for change in experiment.changes:
+            codes = np.array(result.stressed[change.key])
+            error = np.where(codes < 0, "its features cannot be computed", "")
+            parts.append(about.assign(stress=change.stress, level=change.level, y_pred=labels[codes], error=error))
+    return pd.concat(parts, ignore_index=True)[list(report.ANSWERS)] if parts else pd.DataFrame(columns=report.ANSWERS)
+
+
+def _mean_f0(dataset: Dataset, experiment: Experiment, pool: Callable[[], Any]) -> np.ndarray:
+    clips = [(original.clip, original.path) for original in originals_of(dataset)]
+    [found] = FeatureStore(store_folder()).extract([MEAN_F0], clips, policy=experiment.config.audio.policy, pool=pool)
+    return np.where(found.is_found, found.X[:, 0], np.nan)
+
+
+def settings_of(experiment: Experiment) -> dict[str, Any]:
+    """Return what ``run.json`` holds of the thresholds, so that verdicts follow from it."""
+    asked = experiment.config.stress
+    assert asked is not None
+    thresholds = [
+        {"stress": change.stress, "level": change.level, **asked.thresholds_at(change.stress, change.level)}
+        for change in experiment.changes
+    ]
+    return {"thresholds": thresholds, "sex_gap": asked.sex_gap}
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+
+
+def originals_of(dataset: Dataset) -> tuple[Original, ...]:
+    """Return the recordings of a dataset, of which copies are made."""
+    return tuple(
+        Original(clip, dataset.path(utterance), utterance.speaker)
+        for clip, utterance in zip(dataset.clips, dataset.utterances, strict=True)
+    )
+
+
 def thresholds_of(changes: Sequence[Change]) -> dict[tuple[str, float], Mapping[str, float]]:
     """Return what the rows of stresses ask for, by stress and level."""
     return {(one.stress, one.level): get_stress(one.stress).thresholds_at(one.level) for one in changes}
@@ -134,8 +308,4 @@ def _subject(dataset: Dataset, predictor: Predictor) -> tuple[Subject, list[str]
         "sex": chosen.labels.sexes,
         "y_true": labels[rows],
     }
-    originals = tuple(
-        Original(clip, Path(chosen.path(utterance)), utterance.speaker)
-        for clip, utterance in zip(chosen.clips, chosen.utterances, strict=True)
-    )
-    return Subject(originals, pd.DataFrame(about)), remarks
+    return Subject(originals_of(chosen), pd.DataFrame(about)), remarks

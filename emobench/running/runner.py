@@ -28,7 +28,7 @@ from emobench.files import hold, require_space, storage_errors, sweep
 from emobench.prediction import latency
 from emobench.registry import Plugins, using, with_plugins
 from emobench.reporter import Reporter, summarise
-from emobench.running import journal, records, transport
+from emobench.running import journal, records, robustness, transport
 from emobench.running.evaluation import Fitted, FoldResult, Job, evaluate, fit_everything
 from emobench.running.experiment import Experiment, count_jobs, prepare, run_name, unique
 from emobench.running.planning import (
@@ -47,6 +47,9 @@ COPIES = (
     8  # of the features in a worker: fitting, predicting and exporting a network of 960 × 300 × 64 took 0.7 GB more
 )
 STEP_BYTES = 2**27  # feature sets that differ by less share their workers
+
+
+NO_FOLDER = "their workers do not see the run's folder. Run again on this machine, or give them a shared folder"
 
 
 @dataclass(frozen=True)
@@ -199,20 +202,27 @@ def _run(
         if also is not None and also != config:
             journal.take_over(output / run_name(also, experiment.datasets), folder, jobs, finished)
         todo = unique([job for job in jobs if job.key in chosen - finished.keys()])
+        before = journal.read_finished(folder, [replace(job, stress=None) for job in todo if job.key not in afresh])
         every_fit = [job for job in fits if job.key in chosen]
         fits = [job for job in every_fit if job.key in afresh or not records.has_bundle(folder, experiment, job)]
         work, n_reused = [*todo, *fits], len(finished) + len(every_fit) - len(fits)
         reporter.say(f"{count_jobs(work)} to run, {n_reused} finished before, in {folder}")
         for remark in require_space({output: result_bytes(work) + mapped_bytes(experiment) * bool(work)}):
             reporter.warn(remark)
-        fitted = _execute(experiment, folder, work, finished, pool, reporter)
+        with robustness.Stressed(experiment, folder, pool, reporter) as stressed:
+            stressed.prepare(todo)
+            fitted = _execute(
+                experiment, folder, [stressed.plan(job) for job in work], finished, before, pool, reporter
+            )
         latency.restore(folder)
-        board = records.write_tables(experiment, folder, jobs, finished, is_changed=bool(work))
+        board = records.write_tables(experiment, folder, jobs, finished, pool, is_changed=bool(work))
         failures, remarks = _save_bundles(experiment, folder, fitted, board)
         if config.latency:
             workers.close()  # nothing else may run beside what is timed
             board, more = _measure_latency(experiment, folder, board, reporter)
             remarks += more
+        if n_unasked := sum(_is_unasked(finished, job) for job in todo):
+            remarks.append(f"{n_unasked} jobs were not asked about stressed recordings: {NO_FOLDER}")
         failures += [(job.title, finished[job.key].error) for job in jobs if records.is_failed(finished, job)]
         failures += [(job.title, "tuning_failed (defaults taken)") for job in jobs if _tuning_failed(finished, job)]
         _check_storage(
@@ -316,10 +326,14 @@ def _execute(
     folder: Path,
     work: Sequence[Job],
     finished: dict[str, FoldResult],
+    before: Mapping[str, FoldResult],
     pool: Callable[..., Any],
     reporter: Reporter,
 ) -> list[tuple[Job, Fitted]]:
-    """Run jobs, the longest first, and write each result as it arrives; return what was fitted on everything."""
+    """Run jobs, the longest first, and write each result as it arrives; return what was fitted on everything.
+
+    Jobs of which `before` holds a result run once more for what it lacks, and must answer as they did.
+    """
     fitted: list[tuple[Job, Fitted]] = []
     if not work:
         return fitted
@@ -341,6 +355,8 @@ def _execute(
                     fitted.append((job, Fitted(error=str(outcome)) if isinstance(outcome, Crash) else outcome))
                 elif isinstance(outcome, Crash):
                     finished[job.key] = FoldResult(job.key, error=str(outcome))
+                elif (problem := _changed_answers(outcome, before.get(job.key))) and not outcome.error:
+                    finished[job.key] = FoldResult(job.key, error=problem)
                 else:
                     finished[job.key] = outcome
                     if not outcome.error:
@@ -349,6 +365,17 @@ def _execute(
                 n_done, done_s = n_done + 1, done_s + experiment.cost_s(job)
                 advance(n_done, job.title, share=done_s / total_s)
     return fitted
+
+
+def _changed_answers(result: FoldResult, before: FoldResult | None) -> str:
+    """Return why a job that was fitted again cannot stand for its first fit; mostly nothing."""
+    if before is None or result.y_pred == before.y_pred:
+        return ""
+    n_other = sum(new != old for new, old in zip(result.y_pred, before.y_pred, strict=True))
+    return (
+        f"fitted again for its answers to stressed recordings, it gave other answers to {n_other} of "
+        f"{len(before.y_pred)} recordings as they are. Compute the entry again with --force."
+    )
 
 
 def _phases(experiment: Experiment, work: Sequence[Job]) -> list[tuple[int, list[Job]]]:
@@ -431,6 +458,10 @@ def _tuning_failed(finished: Mapping[str, FoldResult], job: Job) -> bool:
     return job.key in finished and bool((finished[job.key].tuning or {}).get("failed"))
 
 
+def _is_unasked(finished: Mapping[str, FoldResult], job: Job) -> bool:
+    return job.key in finished and not finished[job.key].error and not job.is_answered_by(finished[job.key])
+
+
 def _with_study(job: Job, folder: Path) -> Job:
     """Return a job that keeps its study in the run's folder."""
     if job.tuning is None:
@@ -455,10 +486,15 @@ _NO_ROWS = np.arange(0)
 def _perform(
     job: Job, train: np.ndarray, test: np.ndarray, offered: FeatureTable | transport.MappedTable
 ) -> FoldResult | Fitted:
-    """Do one piece of work in a worker; one that does not see the run's folder keeps its study in memory."""
+    """Do one piece of work in a worker; one that does not see the run's folder keeps its study in memory.
+
+    There it cannot ask about stressed recordings either.
+    """
     job, table = replace(job, train=train, test=test), transport.fetch(offered)
     if job.tuning and job.tuning.study and not Path(job.tuning.study).parents[1].is_dir():
         job = replace(job, tuning=replace(job.tuning, study=None))
+    if job.stress and not Path(job.stress.path).is_file():
+        job = replace(job, stress=None)
     return evaluate(table, job) if len(job.test) else fit_everything(table, job)
 
 

@@ -29,8 +29,8 @@ def compare(
         typer.Option(
             "--fail",
             metavar="METRIC:TOLERANCE",
-            help="Metric to compare and how much worse it may get: uar:0.02, latency_p50_ms:25%. May be "
-            "repeated; default: uar:0.02.",
+            help="Metric to compare and how much worse it may get: uar:0.02, latency_p50_ms:25%, "
+            "stress:phone:delta_uar:0.1. May be repeated; default: uar:0.02.",
         ),
     ] = [],  # noqa: B006
     fail_inconclusive: Annotated[

@@ -93,6 +93,7 @@ def _print_plan(config: Path, output: Path, n_jobs: int, only: Sequence[str], ma
                 {"key": job.key, "title": job.title, "is_finished": job.key in planned.finished} for job in planned.jobs
             ],
             "n_to_extract": planned.n_to_extract,
+            "n_to_stress": planned.n_to_stress,
             "estimate_s": round(planned.estimate_s, 1),
             "n_workers": planned.n_workers,
             "worker_bytes": planned.worker_bytes,
