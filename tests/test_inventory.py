@@ -317,3 +317,9 @@ def test_verify_says_where_recordings_are_gone(store, emobench):
     code, out, err = emobench("store", "verify", "--recompute", "2")
     assert (code, "0 recordings extracted again" in out) == (0, True)
     assert "24 recordings of the store are not where they were" in err
+
+
+def test_another_processor_architecture_is_another_key(monkeypatch):
+    """N53."""
+    monkeypatch.setattr("platform.machine", lambda: "another")
+    assert feature_key(FEATURES["mfcc40"]) != KEYS[0]
