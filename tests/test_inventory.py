@@ -313,7 +313,8 @@ def test_verify_recomputes_other_recordings_each_time(store, monkeypatch):
 
 
 def test_verify_says_where_recordings_are_gone(store, emobench):
-    (store.root / "folders.json").unlink()
+    for path in store.root.glob("*/folders.json"):
+        path.unlink()
     code, out, err = emobench("store", "verify", "--recompute", "2")
     assert (code, "0 recordings extracted again" in out) == (0, True)
     assert "24 recordings of the store are not where they were" in err

@@ -6,7 +6,7 @@ import contextlib
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -151,7 +151,10 @@ def recompute(store: FeatureStore, n_clips: int, *, rng: np.random.Generator) ->
         Chooses them.
     """
     rows_of_store = {
-        feature_key(row, mono=mono): (row, mono) for row in rows("feature set", FEATURES) for mono in _MONO
+        feature_key(row, mono=mono): (row, mono)
+        for row in rows("feature set", FEATURES)
+        for mono in _MONO
+        if not row.is_read
     }
     holders: dict[str, list[tuple[str, Path, np.ndarray]]] = defaultdict(list)  # by clip: key, shard, rows
     for key in (key for key in _keys(store) if key in rows_of_store):
@@ -160,7 +163,7 @@ def recompute(store: FeatureStore, n_clips: int, *, rng: np.random.Generator) ->
                 shard = read_shard(path)
                 for clip, found_rows in shard.by_clip() if shard else ():
                     holders[clip].append((key, path, found_rows))
-    paths = _find_recordings(store, holders)
+    paths = _find_recordings([folder for key in _keys(store) for folder in store.folders(key)], holders)
     found = Recomputed(n_clips=min(n_clips, len(paths)), n_not_found=len(holders) - len(paths))
     differing: dict[Path, str] = {}
     for clip in rng.choice(sorted(paths), found.n_clips, replace=False).tolist() if paths else ():
@@ -178,10 +181,10 @@ def recompute(store: FeatureStore, n_clips: int, *, rng: np.random.Generator) ->
     return found
 
 
-def _find_recordings(store: FeatureStore, clips: Collection[str]) -> dict[str, Path]:
+def _find_recordings(folders: Iterable[Path], clips: Collection[str]) -> dict[str, Path]:
     """Return where recordings are, of those that are still in the folders that they were extracted from."""
     found: dict[str, Path] = {}
-    for folder in store.folders():
+    for folder in dict.fromkeys(folders):
         for path in sorted(folder.glob("*")) if folder.is_dir() else ():
             with contextlib.suppress(AudioError):
                 if (clip := hash_file(path)) in clips:

@@ -189,30 +189,31 @@ class FeatureStore:
                 # Another process may have written, or mended, in the meantime.
                 for path in self._load(part):
                     part.found.repairs.append(self._repair(path))
+                if part.is_writable and len(part.missing()):
+                    sources = (source for _, source in clips if isinstance(source, Path))
+                    self._note_folders(part.key, {str(source.resolve().parent) for source in sources})
             if any(len(part.missing()) for part in parts):
                 self._compute(parts, clips, policy, pool(), on_progress)
             for part in incomplete:
                 if part.is_writable:
                     self._merge(part.key)
-        if any(part.is_writable and part.found.n_computed for part in parts):
-            self._note_folders({str(source.resolve().parent) for _, source in clips if isinstance(source, Path)})
         for part in parts:
             part.finish()
             wanted.spread(part.found)
         return [part.found for part in parts]
 
-    def folders(self) -> list[Path]:
-        """Return folders in which recordings were when they were extracted; they may be gone."""
+    def folders(self, key: str) -> list[Path]:
+        """Return folders in which recordings were when they were extracted under a feature key; they may be gone."""
         with contextlib.suppress(OSError, ValueError, TypeError):
-            return [Path(folder) for folder in json.loads((self.root / FOLDERS).read_bytes())]
+            return [Path(folder) for folder in json.loads((self.root / key / FOLDERS).read_bytes())]
         return []
 
-    def _note_folders(self, folders: set[str]) -> None:
-        """Remember where recordings are, so that a sample of them can be extracted again."""
-        known = {str(folder) for folder in self.folders()}
+    def _note_folders(self, key: str, folders: set[str]) -> None:
+        """Remember where recordings are before they are extracted, so that a sample can be extracted again."""
+        known = set(map(str, self.folders(key)))
         if not folders <= known:
             with contextlib.suppress(StorageError):  # it only helps `verify`
-                write_json(self.root / FOLDERS, sorted(folders | known))
+                write_json(self.root / key / FOLDERS, sorted(folders | known))
 
     def shards(self, key: str) -> list[Path]:
         """Return the shards of a feature key, sorted by name."""
