@@ -1,6 +1,8 @@
 """The contract of worker processes, kept by a real Dask scheduler with real workers over TCP."""
 
+import io
 import json
+import logging
 import os
 import signal
 import socket
@@ -270,6 +272,9 @@ def test_scheduler_that_is_lost_ends_the_work(cluster, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     lost = Cluster(other, cluster.environment)
+    said = io.StringIO()  # what Dask would print itself
+    handler = logging.StreamHandler(said)
+    logging.getLogger("distributed.client").addHandler(handler)
     try:
         with DaskPool(str(lost.file)) as pool:
             results = pool.run(nap, [(0, 0), (1, 60), (2, 60)])
@@ -278,7 +283,9 @@ def test_scheduler_that_is_lost_ends_the_work(cluster, tmp_path):
             with pytest.raises(StorageError, match="must stay until the run is finished"):
                 list(results)
     finally:
+        logging.getLogger("distributed.client").removeHandler(handler)
         lost.stop()
+    assert said.getvalue() == ""
     assert not any(is_running(process.pid) for process in [lost.scheduler, *lost.workers])
 
 

@@ -309,7 +309,11 @@ def _answer(where: Any, address: str) -> Any:
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """Keep Dask's own log from the terminal: what matters is raised."""
-    loggers = [logging.getLogger(name) for name in ("distributed", "bokeh", "tornado", "asyncio")]
+    import distributed  # sets the levels of its own loggers, so that its parent's does not count
+
+    names = {distributed.__name__, "bokeh", "tornado", "asyncio"}
+    known = [name for name in logging.root.manager.loggerDict if name.partition(".")[0] in names]
+    loggers = [logging.getLogger(name) for name in names.union(known)]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL + 1)
