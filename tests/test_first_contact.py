@@ -1,6 +1,7 @@
 """What somebody meets in the first half hour: places, names, counts and remarks."""
 
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from emobench.cli.console import _duration
 from emobench.corpora import CORPORA
 from emobench.corpora.location import locate
 from emobench.errors import ConfigError, UnknownNameError, did_you_mean
+from emobench.metrics import METRICS
 from emobench.reporter import Reporter, summarise
 from emobench.results.run import load_results
 from emobench.running.planning import plan
@@ -177,3 +179,16 @@ def test_json_of_a_run_still_holds_all_remarks(low_corpus, tmp_path, capsys):
     out, err = capsys.readouterr()
     assert sum("recorded at 16000 Hz" in text for text in json.loads(out)["remarks"]) == 1
     assert err.count("recorded at 16000 Hz") == 1
+
+
+def test_session_sees_no_warning_of_a_library(tiny_corpus, tmp_path):
+    """N49: models that always answer the same give statistics without spread."""
+    config = {
+        "corpora": [{"name": "manifest", "path": str(tiny_corpus / "manifest.csv")}],
+        "models": ["dummy", {"name": "dummy", "id": "uniform", "params": {"strategy": "uniform"}}],
+        "protocols": ["loso"],
+        "metrics": sorted(METRICS),
+    }
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert run(config, output=tmp_path, n_jobs=1).exit_code == 0

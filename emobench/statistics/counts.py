@@ -345,8 +345,14 @@ def why_undefined(counts: Counts, row: MetricSpec) -> str:
     if row.codes is not None and len(row.codes) == 1:
         return f"no test utterance of {counts.classes[row.codes[0]]}"
     if row.of == "predictions" and counts.answers is not None and n_true.all():
-        answers, k = counts.answers, len(n_true)
-        of_folds = [np.bincount(answers.y_true[rows], minlength=k) for rows in answers.folds()]
-        if not (n_true := np.min(of_folds, axis=0)).all():
-            return f"{why_nan(row, n_true)} in some fold"
+        answers = counts.answers
+        lacking = {}
+        for rows in answers.folds():
+            absent = np.flatnonzero(np.bincount(answers.y_true[rows], minlength=len(n_true)) == 0)
+            if len(absent):
+                lacking[int(answers.fold[rows[0]])] = [counts.classes[code] for code in absent]
+        if lacking:
+            fold = min(lacking)
+            more = f", and {len(lacking) - 1} more folds lack some" if len(lacking) > 1 else ""
+            return f"fold {fold} has no test utterance of {', '.join(lacking[fold])}{more}"
     return why_nan(row, n_true)
