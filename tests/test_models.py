@@ -13,6 +13,7 @@ from emobench.models import (
     ModelSpec,
     build,
     check_parameters,
+    describe,
     get_model,
     missing_packages,
     parameters,
@@ -208,3 +209,12 @@ print("done")
 """
     done = run_python(code)
     assert done.stdout.strip() == "done", done.stderr
+
+
+@pytest.mark.parametrize("name", [name for name, row in MODELS.items() if row.later])
+def test_parameter_that_came_later_changes_no_identity_until_it_is_set(name):
+    row = MODELS[name]
+    weighted = describe(row, {"class_weight": "balanced"})
+    assert describe(row, {"class_weight": None}) == describe(row, {}) != weighted
+    assert "class_weight" not in describe(row, {})["params"]
+    assert weighted["params"]["class_weight"] == "balanced"

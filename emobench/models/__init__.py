@@ -79,6 +79,8 @@ class ModelSpec(Row):
         Importable packages that it needs besides scikit-learn.
     cost : float
         Seconds that six folds of 800 × 40 take, roughly; the longest jobs are started first.
+    later : frozenset of str
+        Parameters that its class did not always have: where they are None, they are no part of what results depend on.
     withheld : mapping of str to str
         Parameters of the class that nobody may set → why.
     check : "module:function" or function
@@ -111,6 +113,7 @@ class ModelSpec(Row):
     converter: str = "emobench.bundles.converters:from_sklearn"
     requires: tuple[str, ...] = ()
     cost: float = 1.0
+    later: frozenset[str] = frozenset()
     withheld: Mapping[str, str] = field(default_factory=dict)
     check: str | Callable[[Any], None] = ""
     space: Mapping[str, Float | Int | Choice] = field(default_factory=dict)
@@ -194,6 +197,7 @@ MODELS: dict[str, ModelSpec] = {
             estimator="emobench.models.perceptron:WeightedMLPClassifier",
             defaults={"hidden_layer_sizes": (256, 128), "max_iter": 500},
             cost=7.0,
+            later=frozenset({"class_weight"}),
             withheld={"early_stopping": f"it {AT_RANDOM}"},
             space={
                 "hidden_layer_sizes": Choice(((64,), (256,), (128, 64), (256, 128))),
@@ -236,6 +240,7 @@ MODELS: dict[str, ModelSpec] = {
             requires=("xgboost",),
             cost=7.0,
             check="emobench.models.boosting:check_trees",
+            later=frozenset({"class_weight"}),
             space={
                 "n_estimators": Int(100, 400, step=50),
                 "max_depth": Int(2, 6),
@@ -344,6 +349,7 @@ def describe(spec: ModelSpec, params: Mapping[str, Any]) -> dict[str, Any]:
     """Return what a model's results depend on: its version and every setting, and what its family adds."""
     values = settings(spec, params)
     more = dict(resolve(spec.family).identity(values)) if spec.family else {}
+    values = {name: value for name, value in values.items() if value is not None or name not in spec.later}
     if spec.members:
         more["members"] = [{**describe(*member), **member[0].origin_key()} for member in with_members(spec, params)[1:]]
     return {"model": spec.name, "model_version": spec.version, "params": values, **more}
