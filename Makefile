@@ -63,6 +63,7 @@ results: $(VENV)/.installed
 	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/ravdess-5.yaml --output results/ravdess
 	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/ravdess-8.yaml --output results/ravdess
 	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/networks.yaml --output results/ravdess
+	EMOBENCH_DATA=$(WAV) $(BIN)/emobench run configs/stress.yaml --output results/ravdess
 	$(MAKE) picture
 
 picture: $(VENV)/.installed
