@@ -115,7 +115,9 @@ def test_features_names_bad_recordings(emobench, filled, store, tmp_path):
 
 
 def test_run_uses_what_features_extracted(emobench, filled, store, monkeypatch, tmp_path):
-    monkeypatch.setattr("emobench.features.extraction.read_clip", lambda *_, **__: pytest.fail("no audio must be decoded"))
+    monkeypatch.setattr(
+        "emobench.features.extraction.read_clip", lambda *_, **__: pytest.fail("no audio must be decoded")
+    )
     code, out, _ = emobench("plan", filled / "tiny.yaml", "--json")
     assert (code, json.loads(out)["n_to_extract"]) == (0, 0)
 
