@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-from emobench.errors import listing
-from emobench.protocols import UNKNOWN_SPEAKERS, Labels
-
-if TYPE_CHECKING:
-    pass
-
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from emobench.errors import LeakageError, SplitError
-from emobench.protocols import Fold
+from emobench.errors import LeakageError, SplitError, listing
+from emobench.protocols import UNKNOWN_SPEAKERS, Fold, Labels
 
 
 def fold_fingerprint(folds: Iterable[Fold], ids: Sequence[str]) -> str:
