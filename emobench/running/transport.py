@@ -57,7 +57,7 @@ class Depot:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._mapped: dict[int, MappedTable] = {}
+        self._mapped: dict[int, tuple[FeatureTable, MappedTable]] = {}  # with the table, so that its id stays its own
         self._written: list[str] = []
 
     def __enter__(self) -> Depot:
@@ -79,8 +79,8 @@ class Depot:
         if table.X.nbytes <= SMALL_BYTES:
             return table
         if id(table) not in self._mapped:
-            self._mapped[id(table)] = self._map(table)
-        return self._mapped[id(table)]
+            self._mapped[id(table)] = table, self._map(table)
+        return self._mapped[id(table)][1]
 
     def _map(self, table: FeatureTable) -> MappedTable:
         columns = {"y": table.y.tolist(), **{name: getattr(table, name) for name in _TEXTS}}
