@@ -291,7 +291,8 @@ def open_recording(file: BinaryIO, path: Any) -> Iterator[Recording]:
         sr = sound.samplerate
         if not RATES_HZ[0] <= sr <= RATES_HZ[1]:
             raise AudioError(
-                path, f"sampling rate must be within {RATES_HZ[0]}–{RATES_HZ[1]} Hz. The header says {sr}. Mend it."
+                path,
+                f"sampling rate must be within {RATES_HZ[0]}–{RATES_HZ[1]} Hz. The header says {sr}. Correct it.",
             )
         check_container(facts, sound.extra_info, path, is_linear=sound.subtype.startswith(("PCM_", "FLOAT", "DOUBLE")))
         promised = sound.frames if sound.frames < _NO_LENGTH else None

@@ -87,7 +87,7 @@ def certify(labels: Labels, folds: Sequence[Fold], *, protocol: str, waives: Seq
         )
     tested = np.sort(np.concatenate([fold.test for fold in folds]))
     if len(tested) != len(set(tested.tolist())):
-        raise LeakageError(f"Protocol {protocol!r} must test an utterance once. It tests some in two folds. Mend it.")
+        raise LeakageError(f"Protocol {protocol!r} must test an utterance once. It tests some in two folds. Fix it.")
     return {
         "protocol": protocol,
         "waives": list(waives) if labels.has_speakers else [UNKNOWN_SPEAKERS],

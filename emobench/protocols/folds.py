@@ -221,7 +221,7 @@ def _take_fold(wanted: dict[str, int], line: Mapping[str, str | None], place: st
     except ValueError:
         fold = -1
     if fold < 0:
-        raise ConfigError(f"{place}: fold must be a whole number from 0. Got {line['fold']!r}. Mend the line.")
+        raise ConfigError(f"{place}: fold must be a whole number from 0. Got {line['fold']!r}. Correct the line.")
     if wanted[utterance] not in (-1, fold):
         raise SplitError(
             f"{place}: an utterance must be in one fold. {utterance!r} is in {wanted[utterance]} and {fold}. "
