@@ -6,13 +6,16 @@ import os
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
 from emobench import models
 from emobench.config.schema import RENAMED, SCHEMA_VERSION, LocatedError, Location, ModelConfig, RunConfig
 from emobench.errors import MAX_LISTED, ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from ruamel.yaml.parser import Parser
 
 MAX_BYTES = 65_536  # a parser in Python takes seconds for more
 MAX_DEPTH = 12
@@ -113,9 +116,10 @@ def _read_yaml(text: str, source: str) -> tuple[Any, LineOf]:
     from ruamel.yaml import YAML
     from ruamel.yaml.error import YAMLError
 
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Parser = _checked_parser(source)
     try:
-        _check_events(YAML(typ="safe", pure=True).parse(text), source)
-        node = YAML(typ="safe", pure=True).compose(text)
+        node = yaml.compose(text)
         if node is None:
             raise ConfigError(f"{source}: {_NO_MAPPING.format('empty')}")
         if faults := [(line, f"{source}{text}") for line, text in _key_faults(node, ())]:
@@ -131,18 +135,25 @@ def _read_yaml(text: str, source: str) -> tuple[Any, LineOf]:
     return data, lambda path: _line(node, path)
 
 
-def _check_events(events: Iterator[Any], source: str) -> None:
-    """Refuse, before anything is built, what a few lines of can stand for gigabytes: aliases, and endless nesting."""
+def _checked_parser(source: str) -> type[Parser]:
+    """Return a parser that refuses what a few lines of can stand for gigabytes: aliases, and endless nesting."""
     from ruamel.yaml.events import AliasEvent, CollectionEndEvent, CollectionStartEvent
+    from ruamel.yaml.parser import Parser
 
-    depth = 0
-    for event in events:
-        where = f"{source} (line {event.start_mark.line + 1})"
-        if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
-            raise ConfigError(f"{where}: anchors and aliases (& and *) are not read. Write it out.")
-        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
-        if depth > MAX_DEPTH:
-            raise ConfigError(f"{where}: nested more than {MAX_DEPTH} deep. Flatten it.")
+    class CheckedParser(Parser):
+        depth = 0
+
+        def get_event(self) -> Any:
+            event = super().get_event()
+            where = f"{source} (line {event.start_mark.line + 1})"
+            if isinstance(event, AliasEvent) or getattr(event, "anchor", None):
+                raise ConfigError(f"{where}: anchors and aliases (& and *) are not read. Write it out.")
+            self.depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+            if self.depth > MAX_DEPTH:
+                raise ConfigError(f"{where}: nested more than {MAX_DEPTH} deep. Flatten it.")
+            return event
+
+    return CheckedParser
 
 
 def _key_faults(node: Any, location: Location) -> Iterator[tuple[int, str]]:
